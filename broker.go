@@ -245,4 +245,3 @@ func redact(secret string) string {
 	}
 	return "REDACTED(fp:" + fingerprint(secret) + ")"
 }
-

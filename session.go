@@ -1,0 +1,323 @@
+package brokerauth
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/oauth2"
+)
+
+// Session is one login at one broker, kept fresh in a store. Make one as a struct literal, set its fields before first
+// use and do not copy it. Its methods are safe for concurrent use.
+//
+// Any number of Sessions, in any number of processes and on any number of hosts, may share one login: those whose
+// Provider, Store and Profile agree see one refresh, one login and one logout.
+type Session struct {
+	Provider Provider
+	Store    Store
+	Profile  string      // the person or purpose; empty: "default"
+	Observe  func(Event) // called synchronously, never under a lock; nil: what goes wrong is logged by slog
+
+	current atomic.Pointer[published] // what Token returns without asking anybody
+
+	mu        sync.Mutex
+	closed    bool
+	epoch     int              // counts logouts: a token from before one is not published after it
+	flight    *flight          // the refresh under way, if any
+	login     *call            // the Login under way, if any
+	sent      map[string]*call // what was sent to the broker to complete a login, and what came of it
+	finishing sync.WaitGroup   // completions and imports under way
+	unsaved   *unsaved         // a token that the store has yet to take
+	saveErr   error            // why it has not
+	orphan    string           // a claim of ours that could not be taken back
+
+	// What other hosts wrote is timed by this one's clock, from when it was first seen.
+	claimSeen, verdictSeen   string
+	claimSince, verdictSince time.Time
+}
+
+// published is a token as Token and Client hand it out.
+type published struct {
+	token  *Token
+	header []string // the Authorization header's value
+	renew  deadline // from then on it is renewed
+	dead   deadline // from then on it is of no use
+}
+
+// deadline is a moment by both clocks. The monotonic one stands still while a laptop sleeps, and the wall clock can be
+// set back: whichever says so first is believed.
+type deadline struct {
+	at   time.Time // with its monotonic reading
+	wall int64     // nanoseconds since 1970
+}
+
+func in(now time.Time, d time.Duration) deadline {
+	at := now.Add(d)
+	return deadline{at, at.UnixNano()}
+}
+
+func (d *deadline) passed(now time.Time) bool { return !now.Before(d.at) || now.UnixNano() >= d.wall }
+
+// never is far enough away for a token that does not expire.
+const never = math.MaxInt64 / 4
+
+func newPublished(t *Token, info Info, now time.Time) *published {
+	p := &published{token: t, header: []string{t.header()}, renew: in(now, never), dead: in(now, never)}
+	if !t.Expiry.IsZero() {
+		left := t.left(now)
+		p.renew, p.dead = in(now, left-t.margin(info)), in(now, left)
+	}
+	return p
+}
+
+// call is a piece of work that several callers may wait for.
+type call struct {
+	done chan struct{}
+	err  error
+}
+
+// flight is one refresh, and whoever waits for it.
+type flight struct {
+	done    chan struct{}
+	want    want
+	waiters int
+	cancel  context.CancelFunc // ends waiting for others; a request already sent is carried to its save
+	token   *Token
+	err     error
+}
+
+// want says why a token is wanted.
+type want struct {
+	refused *Token // a token issued after this one; nil: any that is fresh
+	person  bool   // a person asks: whatever is stored is renewed, and no earlier refusal counts
+}
+
+// Token returns a fresh access token. While the one at hand is fresh it costs a look at the clock; when it nears its
+// end one caller renews it, whatever the number of goroutines, processes and hosts, and the others go on with the old
+// one as long as that is valid. Token asks no person: an error that matches [ErrLoginRequired] says that one must log
+// in, and once they have, in whatever process, the next call succeeds.
+func (s *Session) Token(ctx context.Context) (*Token, error) {
+	if p := s.current.Load(); p != nil && !p.renew.passed(time.Now()) {
+		return p.token, nil
+	}
+	return s.obtain(ctx)
+}
+
+// obtain is Token without a fresh token at hand.
+func (s *Session) obtain(ctx context.Context) (*Token, error) {
+	key, err := s.key()
+	if err != nil {
+		return nil, err
+	}
+	p := s.current.Load()
+	valid := p != nil && !p.dead.passed(time.Now())
+	s.mu.Lock()
+	busy := s.flight != nil
+	s.mu.Unlock()
+	if valid && busy {
+		return p.token, nil
+	}
+	t, _, err := s.ride(ctx, key, want{})
+	if err == nil || errors.Is(err, fs.ErrClosed) {
+		return t, err
+	}
+	if p := s.current.Load(); p != nil && !p.dead.passed(time.Now()) {
+		return p.token, nil // it is still good, so its user needs not know yet: events and Status tell
+	}
+	return nil, err
+}
+
+// Refresh renews the access token although it may be fresh, and returns one issued after refused; with refused nil,
+// one issued after the token that is stored now.
+//
+// With refused given, it serves programs whose request was answered 401: a newer token that is already there is
+// returned at once, any number of callers cause one refresh, and a token that is less than a minute old, or that was
+// so renewed twice as often in an hour as its life asks for, is not renewed: that is ErrUnavailable.
+// With refused nil it serves a person who wants to see it work: earlier refusals are forgotten and the broker is asked.
+func (s *Session) Refresh(ctx context.Context, refused *Token) (*Token, error) {
+	key, err := s.key()
+	if err != nil {
+		return nil, err
+	}
+	w := want{refused: refused, person: refused == nil}
+	for {
+		if p := s.current.Load(); p != nil && w.satisfied(p) {
+			return p.token, nil
+		}
+		t, reason, err := s.ride(ctx, key, w)
+		if reason == w || err == nil && refused != nil && t.AccessToken != refused.AccessToken {
+			return t, err
+		}
+		// That refresh was under way for another reason, and may have found nothing to do.
+		if ctx.Err() != nil {
+			return nil, err
+		}
+	}
+}
+
+// satisfied reports whether a published token is what is wanted.
+func (w want) satisfied(p *published) bool {
+	return w.refused != nil && p.token.AccessToken != w.refused.AccessToken && !p.renew.passed(time.Now())
+}
+
+// ride waits, under ctx, for the refresh under way or else for one that it starts, and says what that one was for.
+func (s *Session) ride(ctx context.Context, key Key, w want) (*Token, want, error) {
+	for {
+		f := s.join(ctx, key, w)
+		select {
+		case <-f.done:
+			if errors.Is(f.err, context.Canceled) {
+				continue // everybody else had left it
+			}
+			return f.token, f.want, f.err
+		case <-ctx.Done():
+		}
+		s.mu.Lock()
+		if f.waiters--; f.waiters == 0 {
+			f.cancel()
+		}
+		s.mu.Unlock()
+		return nil, f.want, fmt.Errorf("%s: waiting for a token: %w", key.Provider, ctx.Err())
+	}
+}
+
+// join adds a waiter to the refresh under way, or starts one.
+func (s *Session) join(ctx context.Context, key Key, w want) *flight {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.flight; f != nil {
+		f.waiters++
+		return f
+	}
+	// The caller's values go along, its end does not: others may wait for the same answer.
+	base := context.WithoutCancel(ctx)
+	waiting, cancel := context.WithCancel(base)
+	f := &flight{done: make(chan struct{}), want: w, waiters: 1, cancel: cancel}
+	if s.closed {
+		f.err = s.errClosed()
+		close(f.done)
+		cancel()
+		return f
+	}
+	s.flight = f
+	epoch := s.epoch
+	go func() {
+		defer cancel()
+		r := &refresh{Session: s, key: key, info: s.Provider.Info(), want: w, waiting: waiting, base: base,
+			began: time.Now(), epoch: epoch, machine: machine()}
+		f.token, f.err = r.run()
+		s.mu.Lock()
+		s.flight = nil
+		s.mu.Unlock()
+		for _, e := range r.events {
+			s.emit(e)
+		}
+		close(f.done)
+	}()
+	return f
+}
+
+// key checks the fields and returns the login's key.
+func (s *Session) key() (Key, error) {
+	switch {
+	case s.Provider == nil:
+		return Key{}, errors.New("brokerauth: the session has no Provider: set it before first use")
+	case s.Store == nil:
+		return Key{}, errors.New("brokerauth: the session has no Store: set it before first use")
+	}
+	info := s.Provider.Info()
+	key := Key{info.Name, info.Identity, cmp.Or(s.Profile, "default")}
+	if strings.HasPrefix(key.Provider, "~") {
+		return Key{}, fmt.Errorf("brokerauth: a provider's name must not begin with ~, but one is called %q", key.Provider)
+	}
+	return key, key.Validate()
+}
+
+// publish makes t what Token returns, unless the login was ended or replaced since epoch.
+func (s *Session) publish(t *Token, epoch int) {
+	p := newPublished(t, s.Provider.Info(), time.Now())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old := s.current.Load(); s.closed || s.epoch != epoch || old != nil && laterLogin(old.token, t) {
+		return
+	}
+	s.current.Store(p)
+}
+
+// putOff makes Token hand out the token it has, while that is valid, for d before the record is looked at again.
+func (s *Session) putOff(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.current.Load(); p != nil {
+		c, now := *p, time.Now()
+		if c.renew = in(now, d); c.renew.at.After(c.dead.at) {
+			c.renew = c.dead
+		}
+		s.current.Store(&c)
+	}
+}
+
+// drop forgets a token that is known to be refused.
+func (s *Session) drop(t *Token) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.current.Load(); p != nil && (t == nil || p.token.AccessToken == t.AccessToken) {
+		s.current.Store(nil)
+	}
+}
+
+func (s *Session) errClosed() error {
+	return fmt.Errorf("%s: the session is closed: %w", s.Provider.Info().Name, fs.ErrClosed)
+}
+
+// Close ends the Session. It waits for a refresh or login that was sent to be saved, tries once more to save a token
+// that could not be, and returns an error if that fails. Calls that wait for others return, as do all later ones, with
+// an error matching fs.ErrClosed. Close may be called again, and never closes the Store.
+func (s *Session) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.current.Store(nil)
+	f := s.flight
+	if f != nil {
+		f.cancel()
+	}
+	s.mu.Unlock()
+	if f != nil {
+		<-f.done
+	}
+	s.finishing.Wait()
+	if s.Provider == nil || s.Store == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	event, err := s.saveUnsaved(ctx)
+	if event != nil {
+		s.emit(*event)
+	}
+	return err
+}
+
+// TokenSource returns a source for anything built on x/oauth2. ctx bounds every later wait for a token.
+func (s *Session) TokenSource(ctx context.Context) oauth2.TokenSource { return tokenSource{ctx, s} }
+
+type tokenSource struct {
+	ctx context.Context
+	s   *Session
+}
+
+func (ts tokenSource) Token() (*oauth2.Token, error) {
+	t, err := ts.s.Token(ts.ctx)
+	if err != nil {
+		return nil, err
+	}
+	return t.OAuth2(), nil
+}

@@ -1,0 +1,156 @@
+package brokerauth
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// clientTimeout bounds an API call of a Client made without a base, its body included.
+const clientTimeout = 30 * time.Second
+
+// Client returns an HTTP client that signs its requests with the Session's token; base says how requests are sent, nil
+// meaning http.DefaultTransport and 30 seconds a call.
+//
+// The token goes only to the Provider's Origins: a request elsewhere fails, and a redirect elsewhere is followed
+// unsigned. Where the API answers 401, one refresh is forced for that very token, and the request is sent once more if
+// its body can be replayed and its method is idempotent as net/http sees it: GET, HEAD, OPTIONS, TRACE, or any with an
+// Idempotency-Key header. Otherwise the 401 comes back as it came.
+func (s *Session) Client(base *http.Client) *http.Client {
+	c := &http.Client{Timeout: clientTimeout}
+	if base != nil {
+		*c = *base
+	}
+	t := &transport{session: s, base: c.Transport}
+	if t.base == nil {
+		t.base = http.DefaultTransport
+	}
+	if s.Provider != nil {
+		t.origins = s.Provider.Info().Origins
+	}
+	c.Transport = t
+	return c
+}
+
+type transport struct {
+	session *Session
+	base    http.RoundTripper
+	origins []string
+}
+
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if !allowed(t.origins, req.URL) {
+		if req.Response != nil {
+			return t.base.RoundTrip(req) // a redirect: whoever the API named gets no token
+		}
+		closeBody(req)
+		if _, err := t.session.key(); err != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("brokerauth: a request to %s was not sent, because this login's token is only for %s",
+			req.URL.Host, strings.Join(t.origins, ", "))
+	}
+	p, err := t.session.signed(req)
+	if err != nil {
+		closeBody(req)
+		return nil, err
+	}
+	resp, err := t.base.RoundTrip(sign(req, p))
+	if err != nil || resp.StatusCode != http.StatusUnauthorized {
+		return resp, err
+	}
+	next, err := t.session.after401(req, p.token)
+	if err != nil || !replayable(req) {
+		return resp, nil
+	}
+	again := sign(req, next)
+	if req.GetBody != nil {
+		if again.Body, err = req.GetBody(); err != nil {
+			return resp, nil
+		}
+	}
+	// A drained connection can be used again.
+	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
+	resp.Body.Close()
+	return t.base.RoundTrip(again)
+}
+
+// signed returns what to sign req with.
+func (s *Session) signed(req *http.Request) (*published, error) {
+	if p := s.current.Load(); p != nil && !p.renew.passed(time.Now()) {
+		return p, nil
+	}
+	t, err := s.Token(req.Context())
+	if err != nil {
+		return nil, err
+	}
+	return &published{token: t, header: []string{t.header()}}, nil
+}
+
+// after401 gets a token to sign req with after refused was.
+func (s *Session) after401(req *http.Request, refused *Token) (*published, error) {
+	t, err := s.Refresh(req.Context(), refused)
+	key, _ := s.key()
+	s.emit(Event{Kind: "refused", Key: key, Token: fingerprint(refused.AccessToken), Err: err})
+	if err != nil {
+		return nil, err
+	}
+	return &published{token: t, header: []string{t.header()}}, nil
+}
+
+// sign returns a copy of req with the Authorization header. The copy shares what is not signed.
+func sign(req *http.Request, p *published) *http.Request {
+	c := *req
+	c.Header = make(http.Header, len(req.Header)+1)
+	for name, values := range req.Header {
+		c.Header[name] = values
+	}
+	c.Header["Authorization"] = p.header[:1:1]
+	return &c
+}
+
+// replayable reports whether req may be sent twice.
+func replayable(req *http.Request) bool {
+	if req.Body != nil && req.Body != http.NoBody && req.GetBody == nil {
+		return false
+	}
+	switch req.Method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	_, key := req.Header["Idempotency-Key"]
+	_, x := req.Header["X-Idempotency-Key"]
+	return key || x
+}
+
+func closeBody(req *http.Request) {
+	if req.Body != nil {
+		req.Body.Close()
+	}
+}
+
+// allowed reports whether u is at one of the origins, exactly: scheme, host and port.
+func allowed(origins []string, u *url.URL) bool {
+	if u.User != nil {
+		return false
+	}
+	for _, origin := range origins {
+		scheme, host, ok := strings.Cut(origin, "://")
+		if !ok || scheme != u.Scheme {
+			continue
+		}
+		if host == u.Host {
+			return true
+		}
+		if rest, wild := strings.CutPrefix(host, "*."); wild {
+			label, domain, ok := strings.Cut(u.Host, ".")
+			if ok && label != "" && domain == rest {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,172 @@
+// Package emulator has pretend brokers, faithful on the wire, for testing without an account, money or a network.
+//
+// A [Broker] is an [http.RoundTripper] first: a provider wired to it keeps the broker's real addresses, needs no port
+// and no certificate, and works inside a testing/synctest bubble. It is an [http.Handler] second, to be served over
+// TCP. Login page, codes, tokens, lifetimes and error bodies are the broker's own; whatever it issues begins with
+// "emulated.", so that nobody takes it for the real thing.
+//
+//	broker := emulator.Schwab(t)
+//	session := &brokerauth.Session{Provider: broker.Provider(), Store: new(memory.Store)}
+//	err := session.Login(ctx, broker.Approve)
+//
+// [Broker.Advance] moves its clock, [Broker.Inject] makes calls go wrong, [Broker.RevokeLogins] and
+// [Broker.RevokeAccess] kill tokens before their time, and [Broker.Handle] adds a program's own API replies.
+package emulator
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/brokerauth/brokerauth"
+)
+
+// Config says how an emulated broker behaves. The zero value is the broker's own behaviour, for any client.
+type Config struct {
+	ClientID, ClientSecret string        // the one registered app; empty: any is accepted
+	AutoApprove            bool          // the login page consents by itself, at once
+	AccessTTL              time.Duration // life of an access token, in whole seconds; 0: the broker's own
+	LoginTTL               time.Duration // life of a login, from consent; 0: the broker's own
+	Rotate                 bool          // a refresh issues a new refresh token; a second use of an old one ends the login
+	Latency                time.Duration // of every token call, before the broker decides
+	Log                    io.Writer     // gets each request when it is answered: a Request in JSON and a newline
+}
+
+// Broker is an emulated broker. Its methods are safe for concurrent use. A token call takes effect as a whole at the
+// moment when the broker decides it, after the latency: a client that leaves earlier has spent nothing.
+//
+// A Broker remembers each request and secret for as long as it lives.
+type Broker struct {
+	config   Config
+	rules    rules
+	provider brokerauth.LoginProvider
+	handlers *http.ServeMux // the caller's own
+
+	logging sync.Mutex
+
+	mu       sync.Mutex
+	offset   time.Duration
+	codes    map[string]*code
+	logins   []*login
+	renewals map[string]*login // by refresh token, spent ones too
+	accesses map[string]access
+	faults   []Fault
+	requests []Request
+	secrets  []string
+}
+
+// New returns an emulated broker. It knows "schwab".
+func New(broker string, c Config) (*Broker, error) {
+	if broker != "schwab" {
+		return nil, fmt.Errorf("emulator: no broker is called %q; there is schwab", broker)
+	}
+	if c.AccessTTL < 0 || c.AccessTTL%time.Second != 0 {
+		return nil, fmt.Errorf("emulator: an access token cannot live %s: choose whole seconds", c.AccessTTL)
+	}
+	if c.LoginTTL < 0 || c.Latency < 0 {
+		return nil, fmt.Errorf("emulator: LoginTTL and Latency cannot be negative")
+	}
+	b := &Broker{
+		config:   c,
+		rules:    schwabRules(),
+		handlers: http.NewServeMux(),
+		codes:    make(map[string]*code),
+		renewals: make(map[string]*login),
+		accesses: make(map[string]access),
+		secrets:  []string{cmp.Or(c.ClientSecret, anySecret)},
+	}
+	b.rules.accessTTL = cmp.Or(c.AccessTTL, b.rules.accessTTL)
+	b.rules.loginTTL = cmp.Or(c.LoginTTL, b.rules.loginTTL)
+	p, err := b.rules.provider(b)
+	if err != nil {
+		return nil, fmt.Errorf("emulator: %w", err)
+	}
+	b.provider = p
+	return b, nil
+}
+
+// TB is the part of testing.TB that this package needs, so that a program which serves a Broker links no testing.
+type TB interface {
+	Helper()
+	Fatal(args ...any)
+}
+
+// Schwab returns an emulated Schwab for a test, with at most one Config.
+func Schwab(t TB, c ...Config) *Broker {
+	t.Helper()
+	if len(c) > 1 {
+		t.Fatal("emulator: more than one Config")
+	}
+	var config Config
+	if len(c) > 0 {
+		config = c[0]
+	}
+	b, err := New("schwab", config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// Provider returns the broker's provider, ready and wired to b. Its API calls need b as their transport, too:
+//
+//	session.Client(&http.Client{Transport: b})
+func (b *Broker) Provider() brokerauth.LoginProvider { return b.provider }
+
+// Approve is a [brokerauth.Flow]: a user who opens the login page and consents.
+func (b *Broker) Approve(ctx context.Context, login *brokerauth.Login,
+	finish func(ctx context.Context, callback string) error) error {
+	return b.visit(ctx, login, "approve", finish)
+}
+
+// Deny is a [brokerauth.Flow]: a user who opens the login page and declines.
+func (b *Broker) Deny(ctx context.Context, login *brokerauth.Login,
+	finish func(ctx context.Context, callback string) error) error {
+	return b.visit(ctx, login, "deny", finish)
+}
+
+// Handle adds replies to API calls, in the place of b's own. They are asked only with a valid access token, and sent
+// when h returns. The pattern is one of [http.ServeMux], and panics as there.
+func (b *Broker) Handle(pattern string, h http.Handler) { b.handlers.Handle(pattern, h) }
+
+// Advance moves the broker's clock, which else runs like the machine's.
+func (b *Broker) Advance(d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.offset += d
+}
+
+// RevokeLogins kills every refresh token, as a change of password does. Access tokens live on.
+func (b *Broker) RevokeLogins() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, l := range b.logins {
+		l.refresh = ""
+	}
+}
+
+// RevokeAccess kills every access token, as brokers do now and then before its time. Refresh tokens live on.
+func (b *Broker) RevokeAccess() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.accesses)
+}
+
+// Requests returns the requests so far in the order of their arrival.
+func (b *Broker) Requests() []Request {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.requests)
+}
+
+// Secrets returns all that must never show up in a log or an error: the app's secret and each code and token issued.
+func (b *Broker) Secrets() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.secrets)
+}

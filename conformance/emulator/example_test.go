@@ -1,0 +1,72 @@
+package emulator_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/conformance/emulator"
+	"github.com/brokerauth/brokerauth/storage/memory"
+)
+
+// What a trading program does when its login has died. In a test, emulator.Schwab(t) is the broker.
+func Example() {
+	broker, err := emulator.New("schwab", emulator.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx := context.Background()
+	session := &brokerauth.Session{Provider: broker.Provider(), Store: new(memory.Store)}
+	defer session.Close()
+	fmt.Println("logged in:", session.Login(ctx, broker.Approve) == nil)
+
+	broker.RevokeLogins()
+	_, err = session.Refresh(ctx, nil)
+	fmt.Println("a person must log in:", errors.Is(err, brokerauth.ErrLoginRequired))
+
+	fmt.Println("logged in:", session.Login(ctx, broker.Approve) == nil)
+	api := session.Client(&http.Client{Transport: broker})
+	resp, err := api.Get("https://api.schwabapi.com/trader/v1/accounts/accountNumbers")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer resp.Body.Close()
+	fmt.Println("accounts:", resp.Status)
+	// Output:
+	// logged in: true
+	// a person must log in: true
+	// logged in: true
+	// accounts: 200 OK
+}
+
+// Two bad minutes of a broker, for a program that should sit them out.
+func ExampleBroker_Inject() {
+	broker, err := emulator.New("schwab", emulator.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	broker.Inject(
+		emulator.Fault{Status: 503, Times: 2},
+		emulator.Fault{Status: 429, RetryAfter: "30"},
+	)
+	client := &http.Client{Transport: broker}
+	for range 4 {
+		resp, err := client.Post("https://api.schwabapi.com/v1/oauth/token", "", nil)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		resp.Body.Close()
+		fmt.Printf("%d %q\n", resp.StatusCode, resp.Header.Get("Retry-After"))
+	}
+	// Output:
+	// 503 ""
+	// 503 ""
+	// 429 "30"
+	// 401 ""
+}

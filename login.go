@@ -211,11 +211,16 @@ func (s *Session) complete(ctx context.Context, p LoginProvider, key Key, login 
 func codeIn(callback string) string {
 	callback = strings.TrimSpace(callback)
 	if _, query, ok := strings.Cut(callback, "?"); ok {
-		if values, err := url.ParseQuery(query); err == nil && values.Get("code") != "" {
-			return values.Get("code")
-		}
+		callback = query
 	}
-	return callback
+	if values, err := url.ParseQuery(callback); err == nil && values.Get("code") != "" {
+		return strings.ReplaceAll(values.Get("code"), " ", "+")
+	}
+	bare, _, _ := strings.Cut(callback, "&")
+	if code, err := url.PathUnescape(bare); err == nil {
+		return code
+	}
+	return bare
 }
 
 // Save stores a token that was got elsewhere, such as one imported from another library's file. It never replaces a

@@ -93,8 +93,11 @@ func (r *refresh) run() (*Token, error) {
 		if err != nil {
 			return nil, err
 		}
-		if mine == nil {
-			continue // somebody else was faster
+		if mine == nil { // somebody else was faster
+			if err := poll.wait(r.waiting); err != nil {
+				return nil, r.orClosed(err)
+			}
+			continue
 		}
 		if t, again, err := r.ask(claimed, mine); !again {
 			return t, err
@@ -126,9 +129,11 @@ func (s *Session) load(ctx context.Context, key Key) ([]byte, *record, error) {
 	}
 	rec, err := decodeRecord(raw)
 	if err != nil {
-		hint := "log in anew, which sets it aside"
+		hint := "delete it and log in anew"
 		if errors.Is(err, errNewerRecord) {
 			hint = "upgrade this program"
+		} else if _, ok := s.Store.(asider); ok {
+			hint = "log in anew, which sets it aside"
 		}
 		return raw, nil, fmt.Errorf("%s: the login at %s is %w: %s", key.Provider, s.where(key), err, hint)
 	}
@@ -318,7 +323,9 @@ func (r *refresh) ask(claimed []byte, mine *record) (t *Token, again bool, err e
 		err = t.fault()
 	}
 	if err != nil {
-		return r.fail(claimed, mine, asError(r.info.Name, "refresh", err), sent)
+		e := asError(r.info.Name, "refresh", err)
+		e.Kind = cmp.Or(e.Kind, ErrUnavailable) // what is not known is passing: nobody is sent to log in by guess
+		return r.fail(claimed, mine, e, sent)
 	}
 	u := &unsaved{key: r.key, raw: claimed, rec: mine, old: mine.token, token: utc(t), epoch: r.epoch}
 	event := Event{Kind: "refreshed", Token: fingerprint(t.AccessToken)}
@@ -376,20 +383,19 @@ func (r *refresh) fail(claimed []byte, mine *record, e *Error, sent time.Time) (
 	return nil, false, r.refuse(e, v, now)
 }
 
-// asError makes an *Error of whatever a Provider returned. What it does not know is passing: nobody is sent to log in
-// by guess.
+// asError makes an *Error of whatever a Provider returned.
 func asError(provider, op string, err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {
 		c := *e
-		c.Kind = cmp.Or(kindOf(err), ErrUnavailable)
+		c.Kind = kindOf(err)
 		return &c
 	}
 	// Its text has the address, and the address may have secrets.
 	if u := (*url.Error)(nil); errors.As(err, &u) {
 		err = u.Err
 	}
-	return &Error{Provider: provider, Op: op, Kind: cmp.Or(kindOf(err), ErrUnavailable), Err: err}
+	return &Error{Provider: provider, Op: op, Kind: kindOf(err), Err: err}
 }
 
 func kindOf(err error) error {
@@ -417,12 +423,12 @@ func ambiguous(e *Error) bool {
 }
 
 // backoff is how long to wait after so many failures in a row: 5 s, then four times as long each, up to the access
-// token's life, and up to a quarter more so that hosts do not come back together. At the most 8 tries an hour and, for
+// token's life or half an hour, and up to a quarter more so that hosts do not come back together. At the most 8 tries an hour and, for
 // a token of half an hour, 60 a day.
 func backoff(failures int, t *Token, retryAfter time.Duration) time.Duration {
 	most := 30 * time.Minute
-	if t != nil && t.life() > firstBackoff {
-		most = t.life()
+	if t != nil && t.life() > 0 {
+		most = min(most, max(firstBackoff, t.life()))
 	}
 	d := firstBackoff
 	for i := 1; i < failures && d < most; i++ {
@@ -489,11 +495,11 @@ func (s *Session) save(base context.Context, u *unsaved) (saved bool, err error)
 				return false, nil
 			}
 			raw, rec = found, now
-			if err == nil {
+			if err == nil && ctx.Err() == nil {
 				continue
 			}
 		}
-		if err = cmp.Or(err, loadErr); delay > time.Second || sleep(ctx, delay) != nil {
+		if err = cmp.Or(err, loadErr, ctx.Err()); delay > time.Second || sleep(ctx, delay) != nil {
 			return false, fmt.Errorf("%s: the new token works in this program but could not be saved: %w", u.key.Provider, err)
 		}
 		delay *= 3

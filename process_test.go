@@ -1,0 +1,244 @@
+package brokerauth_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/conformance/emulator"
+	"github.com/brokerauth/brokerauth/providers/schwab"
+	"github.com/brokerauth/brokerauth/storage/disk"
+)
+
+// TestMain is also what the child processes run: their environment says what.
+func TestMain(m *testing.M) {
+	if role := os.Getenv("CHILD_ROLE"); role != "" {
+		child(role)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// child is a program that shares the login in a folder. Told "go", it answers with a line.
+func child(role string) {
+	s, err := sharedSession(os.Getenv("CHILD_BROKER"), os.Getenv("CHILD_DIR"))
+	if err != nil {
+		fmt.Println("error", err)
+		return
+	}
+	defer s.Close()
+	fmt.Println("ready")
+	bufio.NewReader(os.Stdin).ReadString('\n')
+	for {
+		began := time.Now()
+		var t *brokerauth.Token
+		if role == "token" {
+			t, err = s.Token(context.Background())
+		} else {
+			t, err = s.Refresh(context.Background(), nil)
+		}
+		kind := "failed"
+		switch {
+		case err == nil:
+			fmt.Println("token", t.AccessToken)
+		case errors.Is(err, brokerauth.ErrUnavailable):
+			kind = "unavailable"
+			fallthrough
+		default:
+			fmt.Println(kind, time.Since(began).Milliseconds(), err)
+		}
+		if role == "token" {
+			return
+		}
+	}
+}
+
+func sharedSession(baseURL, dir string) (*brokerauth.Session, error) {
+	p, err := schwab.New(schwab.Config{AppKey: "key", AppSecret: "emulated.app-secret", CallbackURL: "https://127.0.0.1:8182", BaseURL: baseURL})
+	if err != nil {
+		return nil, err
+	}
+	store, err := disk.New(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &brokerauth.Session{Provider: p, Store: store, Observe: func(brokerauth.Event) {}}, nil
+}
+
+// process is a running child.
+type process struct {
+	*exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Reader
+}
+
+func start(t *testing.T, role, baseURL, dir string) *process {
+	t.Helper()
+	p := &process{Cmd: exec.Command(os.Args[0])}
+	p.Env = append(os.Environ(), "CHILD_ROLE="+role, "CHILD_BROKER="+baseURL, "CHILD_DIR="+dir)
+	p.Stderr = os.Stderr
+	var err error
+	if p.in, err = p.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := p.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.out = bufio.NewReader(out)
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.Process.Kill()
+		p.Wait()
+	})
+	if line := p.line(); line != "ready" {
+		t.Fatalf("a child process: %s", line)
+	}
+	return p
+}
+
+func (p *process) begin() { io.WriteString(p.in, "go\n") }
+
+func (p *process) line() string {
+	line, err := p.out.ReadString('\n')
+	if err != nil {
+		return "error " + err.Error()
+	}
+	return strings.TrimSuffix(line, "\n")
+}
+
+// served starts an emulated Schwab on loopback and logs a Session in that shares a folder with child processes.
+func served(t *testing.T, c emulator.Config) (b *emulator.Broker, s *brokerauth.Session, baseURL, dir string) {
+	t.Helper()
+	b = emulator.Schwab(t, c)
+	server := httptest.NewServer(b)
+	t.Cleanup(server.Close)
+	dir = t.TempDir()
+	s, err := sharedSession(server.URL, dir)
+	must(t, err)
+	t.Cleanup(func() { s.Close() })
+	must(t, s.Login(t.Context(), b.Approve))
+	return b, s, server.URL, dir
+}
+
+// expire makes the stored access token one of half an hour ago.
+func expire(t *testing.T, s *brokerauth.Session) {
+	t.Helper()
+	old := mustToken(t, s).Clone()
+	old.Issued, old.Expiry = old.Issued.Add(-31*time.Minute), old.Expiry.Add(-31*time.Minute)
+	must(t, s.Save(t.Context(), old))
+}
+
+// together lets n child processes ask for a token at one moment, and returns what each said.
+func together(t *testing.T, n int, baseURL, dir string) []string {
+	t.Helper()
+	children := make([]*process, n)
+	for i := range children {
+		children[i] = start(t, "token", baseURL, dir)
+	}
+	for _, c := range children {
+		c.begin()
+	}
+	said := make([]string, n)
+	var wg sync.WaitGroup
+	for i, c := range children {
+		wg.Go(func() { said[i] = c.line() })
+	}
+	wg.Wait()
+	return said
+}
+
+func TestManyProcessesOneRefresh(t *testing.T) {
+	b, s, baseURL, dir := served(t, emulator.Config{Latency: 50 * time.Millisecond, Rotate: true})
+	expire(t, s)
+	said := together(t, 32, baseURL, dir)
+	for _, line := range said {
+		if line != said[0] || !strings.HasPrefix(line, "token ") {
+			t.Errorf("a process got %.40q, another %.40q", line, said[0])
+		}
+	}
+	if n := refreshes(b); n != 1 {
+		t.Errorf("%d refreshes, want 1", n)
+	}
+	if token := strings.TrimPrefix(said[0], "token "); !honoured(t, b, &brokerauth.Token{AccessToken: token}) {
+		t.Error("the broker does not know the token")
+	}
+}
+
+func TestManyProcessesAtABrokerThatIsDown(t *testing.T) {
+	for name, fault := range map[string]emulator.Fault{"503": {Status: 503, Times: -1}, "hang": {Hang: true, Times: -1}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, s, baseURL, dir := served(t, emulator.Config{})
+			expire(t, s)
+			b.Inject(fault)
+			for _, line := range together(t, 32, baseURL, dir) {
+				var took time.Duration
+				if _, err := fmt.Sscanf(line, "unavailable %d", &took); err != nil || took*time.Millisecond > 21*time.Second {
+					t.Errorf("a process said %q", line)
+				}
+			}
+			if n := refreshes(b); n > 2 {
+				t.Errorf("%d requests, want at most 2", n)
+			}
+		})
+	}
+}
+
+// kills is how many processes are killed at a random moment, with each way of issuing refresh tokens.
+const kills = 200
+
+func TestKilledWhileRefreshing(t *testing.T) {
+	for name, rotate := range map[string]bool{"same refresh token": false, "rotated refresh token": true} {
+		t.Run(name, func(t *testing.T) {
+			b, s, baseURL, dir := served(t, emulator.Config{Latency: 3 * time.Millisecond, Rotate: rotate})
+			lost := 0
+			for range kills {
+				p := start(t, "refresh", baseURL, dir)
+				p.begin()
+				time.Sleep(time.Duration(rand.IntN(25_000)) * time.Microsecond)
+				if err := p.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				p.Wait()
+				st, err := s.Status(t.Context())
+				if err != nil || !st.LoggedIn {
+					t.Fatalf("the store after a kill: %+v, %v", st, err)
+				}
+				reader, err := sharedSession(baseURL, dir)
+				must(t, err)
+				if !rotate {
+					if token := mustToken(t, reader); !honoured(t, b, token) {
+						t.Error("the broker does not honour the stored token")
+					}
+				}
+				_, err = reader.Refresh(t.Context(), nil)
+				if err != nil {
+					lost++
+					if !rotate || !errors.Is(err, brokerauth.ErrLoginRequired) || !strings.Contains(err.Error(), "may have been rotated") {
+						t.Errorf("after a kill: %v", err)
+					}
+					must(t, reader.Login(t.Context(), b.Approve))
+				}
+				must(t, reader.Close())
+			}
+			t.Logf("%d processes killed, %d logins lost, %d refreshes in all", kills, lost, refreshes(b))
+			if refreshes(b) < 2*kills {
+				t.Error("most processes were killed before they refreshed: the test proves nothing")
+			}
+		})
+	}
+}

@@ -87,8 +87,8 @@ type Store interface {
 	// Load returns the record at key; a missing one is nil, fs.ErrNotExist.
 	Load(ctx context.Context, key Key) ([]byte, error)
 	// CompareAndSwap replaces the record at key by new if it still is old, and reports whether it did.
-	// old nil: there must be none. new nil: delete, every copy included. When it returns true, new is durable;
-	// when it returns an error the outcome is unknown: load again.
+	// old nil: there must be none. new nil: delete, every copy included; no record is empty. When it returns true, new
+	// is durable; when it returns an error the outcome is unknown: load again.
 	CompareAndSwap(ctx context.Context, key Key, old, new []byte) (swapped bool, err error)
 }
 

@@ -1,0 +1,318 @@
+package flows
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"html"
+	"io"
+	"io/fs"
+	"log"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/brokerauth/brokerauth"
+)
+
+const (
+	// holdFor is how long a browser waits for the login's outcome: longer, and it may think the page lost.
+	holdFor = 15 * time.Second
+	// closeFor bounds the delivery of the last page.
+	closeFor = 2 * time.Second
+	// lingerFor bounds the wait for connections made at the same time, as by a double click, to ask for that page too.
+	lingerFor = 250 * time.Millisecond
+)
+
+// server listens at a login's redirect address.
+type server struct {
+	login    *brokerauth.Login
+	redirect *url.URL
+	start    string // the path of the one-time address
+	spent    atomic.Bool
+	arrivals chan arrival
+
+	listeners []net.Listener
+	http      *http.Server
+	serving   sync.WaitGroup
+
+	visited atomic.Bool   // somebody came to the redirect address
+	ended   chan struct{} // closed once the login has ended
+	outcome error         // how; read it only after ended
+
+	mu    sync.Mutex
+	fresh map[net.Conn]bool // connections that never asked for anything
+}
+
+// arrival is a request to the redirect address.
+type arrival struct {
+	callback string
+	proven   bool         // it carries this login's state
+	reply    chan<- error // has room for one
+}
+
+// listen takes the login's redirect address, or says what stands in the way and what else to do.
+func listen(ctx context.Context, login *brokerauth.Login) (*server, error) {
+	if err := givenUp(ctx); err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(login.RedirectURL)
+	if err != nil {
+		return nil, fmt.Errorf("flows: the redirect address cannot be read: %w", errors.ErrUnsupported)
+	}
+	var hosts []string
+	switch host := u.Hostname(); {
+	case host == "127.0.0.1" || host == "::1":
+		hosts = []string{host}
+	case strings.EqualFold(host, "localhost"):
+		hosts = []string{"127.0.0.1", "::1"} // a browser takes either
+	}
+	if hosts == nil || u.Scheme != "http" && u.Scheme != "https" || u.Port() == "0" {
+		return nil, fmt.Errorf("flows: the redirect address %s is none of http or https on 127.0.0.1, [::1] or localhost, "+
+			"so its answer cannot be caught here: use the paste flow, or register https://127.0.0.1:8182 with the broker: %w",
+			login.RedirectURL, errors.ErrUnsupported)
+	}
+	s := &server{
+		login: login, redirect: u, start: "/" + rand.Text(),
+		arrivals: make(chan arrival), ended: make(chan struct{}), fresh: make(map[net.Conn]bool),
+	}
+	for i, host := range hosts {
+		var config net.ListenConfig
+		l, err := config.Listen(ctx, "tcp", net.JoinHostPort(host, s.port()))
+		if err == nil {
+			s.listeners = append(s.listeners, l)
+			continue
+		}
+		taken, denied := errors.Is(err, syscall.EADDRINUSE), errors.Is(err, fs.ErrPermission)
+		if runtime.GOOS == "windows" {
+			// Windows has numbers of its own: WSAEADDRINUSE, WSAEACCES.
+			taken, denied = errors.Is(err, syscall.Errno(10048)), errors.Is(err, syscall.Errno(10013))
+		}
+		if i > 0 && !taken && !denied {
+			break // this computer has no IPv6
+		}
+		for _, l := range s.listeners {
+			l.Close()
+		}
+		switch {
+		case taken:
+			return nil, fmt.Errorf("flows: port %s on %s is in use, perhaps by another login that still waits: end that program, "+
+				"use the paste flow, or register a redirect address with another port: %w", s.port(), host, syscall.EADDRINUSE)
+		case denied:
+			return nil, fmt.Errorf("flows: this user may not listen on port %s of %s: use the paste flow, "+
+				"or register a redirect address with another port, such as https://127.0.0.1:8182: %w", s.port(), host, fs.ErrPermission)
+		}
+		return nil, fmt.Errorf("flows: listen at the redirect address %s: %w", login.RedirectURL, err)
+	}
+	return s, nil
+}
+
+func (s *server) port() string {
+	if s.redirect.Scheme == "http" {
+		return cmp.Or(s.redirect.Port(), "80")
+	}
+	return cmp.Or(s.redirect.Port(), "443")
+}
+
+// bare is host without a port that browsers leave out.
+func (s *server) bare(host string) string {
+	port := ":443"
+	if s.redirect.Scheme == "http" {
+		port = ":80"
+	}
+	return strings.ToLower(strings.TrimSuffix(host, port))
+}
+
+func (s *server) origin() string { return s.redirect.Scheme + "://" + s.redirect.Host }
+
+func (s *server) startURL() string { return s.origin() + s.start }
+
+// tunnel is what makes ssh bring this listener to another computer.
+func (s *server) tunnel() string {
+	host := "127.0.0.1"
+	if s.redirect.Hostname() == "::1" {
+		host = "[::1]"
+	}
+	return s.port() + ":" + host + ":" + s.port()
+}
+
+// serve answers requests until close, over TLS if cert is not nil.
+func (s *server) serve(cert *tls.Certificate) {
+	s.http = &http.Server{
+		Handler: s,
+		// Browsers that balk at the certificate are no news, and a log line might hold an address.
+		ErrorLog:          log.New(io.Discard, "", 0),
+		ReadHeaderTimeout: 10 * time.Second,
+		WriteTimeout:      holdFor + 5*time.Second,
+		IdleTimeout:       30 * time.Second,
+		MaxHeaderBytes:    64 << 10,
+		ConnState: func(c net.Conn, state http.ConnState) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if state == http.StateNew {
+				s.fresh[c] = true
+			} else {
+				delete(s.fresh, c)
+			}
+		},
+	}
+	for _, l := range s.listeners {
+		if cert != nil {
+			// HTTP/1.1 only: HTTP/2 takes a second longer to close.
+			l = tls.NewListener(l, &tls.Config{
+				Certificates: []tls.Certificate{*cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
+			})
+		}
+		s.serving.Go(func() { s.http.Serve(l) })
+	}
+}
+
+// close frees the port and returns when every browser that waits was told the outcome, or too slow to be told.
+func (s *server) close(outcome error) {
+	s.outcome = outcome
+	close(s.ended)
+	if s.visited.Load() {
+		for end := time.Now().Add(lingerFor); ; {
+			time.Sleep(20 * time.Millisecond)
+			s.mu.Lock()
+			fresh := len(s.fresh)
+			s.mu.Unlock()
+			if fresh == 0 || time.Now().After(end) {
+				break
+			}
+		}
+	}
+	for _, l := range s.listeners {
+		l.Close()
+	}
+	s.serving.Wait()
+	if s.http == nil {
+		return
+	}
+	// Browsers keep spare connections, for which Shutdown would wait.
+	s.mu.Lock()
+	for c := range s.fresh {
+		c.Close()
+	}
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), closeFor)
+	defer cancel()
+	if s.http.Shutdown(ctx) != nil {
+		s.http.Close()
+	}
+}
+
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path, get := r.URL.EscapedPath(), r.Method == http.MethodGet
+	state := r.URL.Query()["state"]
+	proven := s.login.State != "" && len(state) == 1 && subtle.ConstantTimeCompare([]byte(state[0]), []byte(s.login.State)) == 1
+	switch {
+	case s.bare(r.Host) != s.bare(s.redirect.Host):
+		// A page elsewhere can give 127.0.0.1 a name of its own and read what it says.
+		page(w, http.StatusBadRequest, "Not here", "This address is for the browser of the person who logs in.")
+
+	case subtle.ConstantTimeCompare([]byte(path), []byte(s.start)) == 1:
+		// A browser that looks ahead, or a program that only looks, has not shown the broker's page to anybody.
+		if !get || strings.Contains(r.Header.Get("Sec-Purpose")+r.Header.Get("Purpose"), "prefetch") {
+			page(w, http.StatusBadRequest, "Not yet", "Open this address in a browser.")
+		} else if s.over() || !s.spent.CompareAndSwap(false, true) {
+			page(w, http.StatusNotFound, "This address worked once",
+				"To log in, use the broker's own address, which the program showed, or start the login again.")
+		} else {
+			headers(w)
+			w.Header().Set("Location", s.login.URL)
+			w.WriteHeader(http.StatusFound)
+		}
+
+	case path != cmp.Or(s.redirect.EscapedPath(), "/"):
+		page(w, http.StatusNotFound, "Nothing is here", "A login waits on this computer, at another address.")
+
+	case !get:
+		page(w, http.StatusBadRequest, "Not this way", "Only a browser that comes back from the broker is answered here.")
+
+	case s.login.State != "" && !proven:
+		page(w, http.StatusBadRequest, "Another login",
+			"This address does not belong to the login that waits. "+
+				"Close older tabs of the login page and log in with the newest address.")
+
+	default:
+		s.arrive(w, r, proven)
+	}
+}
+
+// arrive passes a callback on and tells the browser what became of it.
+func (s *server) arrive(w http.ResponseWriter, r *http.Request, proven bool) {
+	s.visited.Store(true)
+	reply := make(chan error, 1)
+	arrivals := s.arrivals
+	a := arrival{s.origin() + r.URL.RequestURI(), proven, reply}
+	late := time.After(holdFor)
+	for {
+		select {
+		case arrivals <- a:
+			arrivals = nil
+			continue
+		case err := <-reply:
+			outcome(w, err)
+		case <-s.ended:
+			outcome(w, s.outcome)
+		case <-late:
+			page(w, http.StatusAccepted, "Still working", "The broker has not answered yet. Look at the program that you log in to.")
+		}
+		return
+	}
+}
+
+func (s *server) over() bool {
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+func outcome(w http.ResponseWriter, err error) {
+	if err != nil {
+		page(w, http.StatusInternalServerError, "The login failed", err.Error())
+		return
+	}
+	page(w, http.StatusOK, "You are logged in", "The login is saved. You can close this page.")
+}
+
+const style = `:root{color-scheme:light dark}` +
+	`body{font:1.1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:15vh auto;padding:0 1.2rem;overflow-wrap:anywhere}`
+
+// headers keep the code in the page's own address from going elsewhere.
+func headers(w http.ResponseWriter) {
+	sum := sha256.Sum256([]byte(style))
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'sha256-"+base64.StdEncoding.EncodeToString(sum[:])+
+		"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+}
+
+func page(w http.ResponseWriter, status int, title, text string) {
+	headers(w)
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	fmt.Fprintf(w, `<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>%[1]s</title><style>%[3]s</style></head>
+<body><h1>%[1]s</h1><p>%[2]s</p></body></html>
+`, html.EscapeString(title), html.EscapeString(text), style)
+}

@@ -1,0 +1,544 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/conformance/emulator"
+	"github.com/brokerauth/brokerauth/providers/schwab"
+	"github.com/brokerauth/brokerauth/storage/disk"
+)
+
+// A login's whole life, at the loudest log.
+func TestJourney(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	p.env["BROKERAUTH_LOG"] = "debug"
+	if r := p.run("status", "schwab"); r.code != 3 || !strings.Contains(r.out, "not logged in") {
+		t.Errorf("status before the login: exit code %d, %q", r.code, r.out)
+	}
+	r := p.login()
+	wantAll(t, r.out, "access: 29 min left", "log in again by", filepath.Base(p.record()), "Earlier logins")
+	wantAll(t, r.errors, `msg="brokerauth: login"`)
+
+	token := p.must(0, "token", "schwab").out
+	if !strings.HasPrefix(token, "emulated.I0.") || strings.Count(token, "\n") != 1 || !strings.HasSuffix(token, "\n") {
+		t.Errorf("token prints %q", token)
+	}
+	if got := p.must(0, "token", "schwab", "--header").out; got != "Authorization: Bearer "+token {
+		t.Errorf("token --header prints %q", got)
+	}
+	var fields map[string]string
+	if err := json.Unmarshal([]byte(p.must(0, "token", "schwab", "--json").out), &fields); err != nil {
+		t.Fatal(err)
+	}
+	expires, err := time.Parse(time.RFC3339, fields["expires_at"])
+	if left := time.Until(expires); err != nil || fields["access_token"]+"\n" != token || fields["token_type"] != "Bearer" ||
+		left < 28*time.Minute || left > 30*time.Minute {
+		t.Errorf("token --json: %v, %v left, %v", slices.Sorted(maps.Keys(fields)), left, err)
+	}
+
+	wantAll(t, p.must(0, "status", "schwab").out, "schwab: access: ", "log in again by ", "in 6 d 23 h", time.Now().Local().Format("MST"))
+	var status map[string]any
+	if err := json.Unmarshal([]byte(p.must(0, "status", "schwab", "--json").out), &status); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"broker", "profile", "store", "kept_as", "logged_in_at", "age_seconds", "access_expires_at",
+		"login_by", "scopes", "last_error"} {
+		if _, ok := status[name]; !ok {
+			t.Errorf("status --json lacks %s", name)
+		}
+	}
+	if status["broker"] != "schwab" || status["profile"] != "default" || status["store"] != "disk" {
+		t.Errorf("status --json: %v", status)
+	}
+
+	wantAll(t, p.must(0, "refresh", "schwab").out, "refreshed")
+	if after := p.must(0, "token", "schwab").out; after == token {
+		t.Error("refresh left the old token")
+	}
+	if n := p.calls("refresh_token"); n != 1 {
+		t.Errorf("the broker saw %d refreshes, want 1", n)
+	}
+
+	record := p.record()
+	wantAll(t, p.must(0, "logout", "schwab").out, record)
+	if _, err := os.Stat(record); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after the logout: %v", err)
+	}
+	wantAll(t, p.must(0, "logout", "schwab").out, "nothing was stored")
+	wantAll(t, p.must(3, "token", "schwab").errors, "run: brokerauth login schwab\n")
+
+	said := p.all.String()
+	if !strings.Contains(said, "kind=refreshed") {
+		t.Error("the log does not tell of the refresh, so it shows nothing")
+	}
+	for _, secret := range p.broker.Secrets() {
+		if strings.Contains(said, secret) {
+			t.Errorf("a secret was printed: %.12s…", secret)
+		}
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	for _, test := range []struct {
+		line string
+		want []string
+	}{
+		{"frobnicate", []string{"frobnicate"}},
+		{"token", []string{"one broker", "schwab"}},
+		{"token schwab extra", []string{"one broker"}},
+		{"token schwab --frobnicate", []string{"--frobnicate"}},
+		{"token etrade", []string{"etrade", "schwab"}},
+		{"status etrade", []string{"etrade"}},
+		{"logout etrade", []string{"etrade"}},
+		{"emulate etrade", []string{"etrade"}},
+		{"token schwab --header --json", []string{"header", "json"}},
+		{"token schwab --for soon", []string{"soon", "12h"}},
+		{"status schwab --within -2d", []string{"negative"}},
+		{"login schwab --timeout -1s", []string{"negative"}},
+		{"login schwab --flow telepathy", []string{"telepathy", "paste"}},
+		{"login schwab --store memory", []string{"memory", "lost"}},
+		{"token schwab --store cloud", []string{"cloud", "disk:DIR"}},
+		{"token schwab --store disk:", []string{"disk:DIR"}},
+		{"token schwab --store disk:~/logins", []string{"~"}},
+		{"token schwab --profile ../x", []string{"../x"}},
+		{"emulate schwab --listen nowhere", []string{"nowhere"}},
+		{"emulate schwab --listen 0.0.0.0:0", []string{"--client-id"}},
+		{"emulate schwab --listen :0 --client-id a --client-secret b --auto-approve", []string{"--auto-approve"}},
+		{"emulate schwab --access-ttl 1500ms", []string{"seconds"}},
+	} {
+		r := p.must(2, strings.Fields(test.line)...)
+		if r.out != "" {
+			t.Errorf("brokerauth %s: the answer is not empty: %s", test.line, r.out)
+		}
+		wantAll(t, r.errors, test.want...)
+	}
+	if len(p.broker.Requests()) > 0 {
+		t.Error("the broker was asked")
+	}
+}
+
+func TestSettings(t *testing.T) {
+	t.Parallel()
+	base := newPlace(t, emulator.Config{})
+	bare := base.with("SCHWAB_APP_KEY", "", "SCHWAB_APP_SECRET", "", "SCHWAB_CALLBACK_URL", "")
+
+	t.Run("all that is missing is named at once", func(t *testing.T) {
+		for _, command := range []string{"token", "refresh", "login"} {
+			wantAll(t, bare.must(2, command, "schwab").errors, "SCHWAB_APP_KEY", "SCHWAB_APP_SECRET", "SCHWAB_CALLBACK_URL",
+				"https://127.0.0.1:8182", filepath.Join("brokerauth", "default.env"))
+		}
+	})
+	t.Run("with all that is wrong", func(t *testing.T) {
+		r := bare.with("SCHWAB_CALLBACK_URL", "http://localhost:1", "SCHWAB_BASE_URL", "ftp://x").must(2, "login", "schwab")
+		wantAll(t, r.errors, "SCHWAB_APP_KEY", "callback URL", "base URL")
+	})
+	t.Run("callbacks that cannot work", func(t *testing.T) {
+		for _, callback := range []string{"127.0.0.1:8182", "http://127.0.0.1:8182", "https://localhost:8182", "https://127.0.0.1:8182/#x"} {
+			wantAll(t, base.with("SCHWAB_CALLBACK_URL", callback).must(2, "token", "schwab").errors, "callback")
+		}
+	})
+	t.Run("the store", func(t *testing.T) {
+		dir := filepath.Join(base.dir, "elsewhere")
+		p := base.with("BROKERAUTH_STORE", "disk:"+dir)
+		p.login()
+		if filepath.Dir(base.record()) != dir {
+			t.Errorf("the login is kept at %s", base.record())
+		}
+		p.must(3, "token", "schwab", "--store", "disk") // a flag comes first
+		if r := base.must(0, "status", "--json", "--store", "disk:"+dir); !strings.Contains(r.out, `"store":"disk:`+dir) && runtime.GOOS != "windows" {
+			t.Errorf("status --json: %s", r.out)
+		}
+	})
+	t.Run("files hold secrets", func(t *testing.T) {
+		secret := base.write("run/secret", testSecret+"\n", 0o444)
+		p := base.with("SCHWAB_APP_SECRET", "", "SCHWAB_APP_SECRET_FILE", secret)
+		wantAll(t, p.must(3, "token", "schwab").errors, "brokerauth login schwab")
+		wantAll(t, base.with("SCHWAB_APP_SECRET_FILE", secret).must(2, "token", "schwab").errors, "SCHWAB_APP_SECRET_FILE")
+		wantAll(t, p.with("SCHWAB_APP_SECRET_FILE", secret+"x").must(2, "token", "schwab").errors, "SCHWAB_APP_SECRET_FILE")
+		empty := base.write("run/empty", "\n", 0o444)
+		wantAll(t, p.with("SCHWAB_APP_SECRET_FILE", empty).must(2, "token", "schwab").errors, "SCHWAB_APP_SECRET_FILE", "empty")
+	})
+}
+
+func TestWorkingFile(t *testing.T) {
+	t.Parallel()
+	good := "# an app\nexport SCHWAB_APP_KEY=\"" + testKey + "\"\nSCHWAB_APP_SECRET='" + testSecret + "' # mine\nDATABASE_URL=postgres://x\nnot a line\n"
+	base := newPlace(t, emulator.Config{})
+	p := base.with("SCHWAB_APP_KEY", "", "SCHWAB_APP_SECRET", "")
+
+	p.write(".env", good, 0o600)
+	r := p.run("login", "schwab")
+	if r.code != 0 || strings.Count(r.errors, "brokerauth: SCHWAB_APP_KEY, SCHWAB_APP_SECRET taken from .env") != 1 {
+		t.Fatalf("login: exit code %d\n%s", r.code, r.errors)
+	}
+	if strings.Contains(r.errors, testSecret) || strings.Contains(r.errors, "chmod") {
+		t.Errorf("login says:\n%s", r.errors)
+	}
+	if r := base.must(0, "token", "schwab"); strings.Contains(r.errors, ".env") {
+		t.Errorf("a file that gave nothing is told of: %s", r.errors)
+	}
+	if runtime.GOOS != "windows" {
+		p.write(".env", good, 0o644)
+		wantAll(t, p.must(0, "token", "schwab").errors, "chmod 600 .env")
+	}
+	p.write(".env", strings.ReplaceAll(good, testKey, "other"), 0o600)
+	base.must(0, "token", "schwab") // the environment counts first
+
+	for _, line := range []string{
+		"SCHWAB_BASE_URL=https://evil.example", "BROWSER=/tmp/evil", "BROKERAUTH_STORE=disk:/tmp/evil", "BROKERAUTH_LOG=debug",
+		"HTTPS_PROXY=http://evil.example", "https_proxy=http://evil.example", "SCHWAB_APP_SECRET_FILE=/etc/passwd",
+	} {
+		name, value, _ := strings.Cut(line, "=")
+		p.write(".env", good+line+"\n", 0o600)
+		for _, args := range [][]string{{"login", "schwab"}, {"token", "schwab"}, {"status", "schwab"}, {"status"}} {
+			r := base.must(2, args...)
+			wantAll(t, r.errors, name, filepath.Join(p.dir, ".env"))
+			if strings.Contains(r.errors, value) || strings.Contains(r.errors, testSecret) {
+				t.Errorf("the error shows a value: %s", r.errors)
+			}
+		}
+	}
+	p.write(".env", "SCHWAB_APP_SECRET=\"half-a-secret\n", 0o600)
+	r = base.must(2, "token", "schwab")
+	wantAll(t, r.errors, "line 1", "SCHWAB_APP_SECRET")
+	if strings.Contains(r.errors, "half-a-secret") {
+		t.Errorf("the error shows a value: %s", r.errors)
+	}
+	os.Remove(filepath.Join(p.dir, ".env"))
+	if err := os.Mkdir(filepath.Join(p.dir, ".env"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	base.must(0, "token", "schwab") // a folder of that name is none of ours
+}
+
+func TestProfiles(t *testing.T) {
+	t.Parallel()
+	base := newPlace(t, emulator.Config{})
+	bare := base.with("SCHWAB_APP_KEY", "", "SCHWAB_APP_SECRET", "", "SCHWAB_CALLBACK_URL", "", "SCHWAB_BASE_URL", "")
+	text := "SCHWAB_APP_KEY=" + testKey + "\nSCHWAB_APP_SECRET=" + testSecret + "\nSCHWAB_CALLBACK_URL=" + base.env["SCHWAB_CALLBACK_URL"] +
+		"\nSCHWAB_BASE_URL=" + base.env["SCHWAB_BASE_URL"] + "\n"
+	config, err := filepath.Rel(base.dir, base.env["XDG_CONFIG_HOME"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if runtime.GOOS == "darwin" {
+		config = filepath.Join("Library", "Application Support")
+	}
+	paper := filepath.Join(config, "brokerauth", "paper.env")
+	base.write(paper, text, 0o600)
+
+	// Its own file comes before the environment, and needs none.
+	bare.login("--profile", "paper")
+	wrong := base.with("SCHWAB_APP_KEY", "wrong", "SCHWAB_BASE_URL", "http://127.0.0.1:1")
+	wrong.must(0, "token", "schwab", "--profile", "paper")
+	wantAll(t, wrong.must(0, "status", "--profile", "paper").out, "profile paper")
+	// All that the store holds is told, by whose settings ever, and the profile of an error too.
+	wantAll(t, base.must(0, "status").out, "profile paper")
+	wantAll(t, base.must(3, "token", "schwab", "--profile", "other").errors, "other", "brokerauth login schwab --profile other")
+
+	if runtime.GOOS != "windows" {
+		for _, mode := range []os.FileMode{0o640, 0o604, 0o620} {
+			base.write(paper, text, mode)
+			wantAll(t, base.must(2, "token", "schwab", "--profile", "paper").errors, "paper.env", "chmod 600")
+		}
+		base.must(3, "token", "schwab") // it is not that profile's
+	}
+	// Without a name the profile is default, whose file comes last.
+	base.write(filepath.Join(config, "brokerauth", "default.env"), text, 0o600)
+	bare.login()
+	wantAll(t, wrong.must(3, "token", "schwab").errors, "login required")
+}
+
+func TestRecords(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	p.login()
+	path := p.record()
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, text := range map[string]string{"half-written": string(whole[:len(whole)/2]), "empty": "", "nonsense": "\x00\x01"} {
+		put(text)
+		wantAll(t, p.must(1, "token", "schwab").errors, path, "corrupt")
+		p.must(1, "status", "schwab")
+		if r := p.must(1, "status", "schwab", "--json"); !json.Valid([]byte(r.out)) || !strings.Contains(r.out, "corrupt") {
+			t.Errorf("%s: status --json: %s", name, r.out)
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != text {
+			t.Errorf("%s: the record was changed", name)
+		}
+	}
+	put("nonsense")
+	wantAll(t, p.login().errors, "warning")
+	p.must(0, "token", "schwab")
+	aside, err := filepath.Glob(filepath.Join(filepath.Dir(path), "*.bad.*"))
+	if err != nil || len(aside) != 1 {
+		t.Fatalf("set aside: %q, %v", aside, err)
+	}
+	p.must(0, "logout", "schwab")
+	if _, err := os.Stat(aside[0]); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after the logout %s is there: %v", aside[0], err)
+	}
+
+	put(strings.Replace(string(whole), `"v":1`, `"v":99`, 1))
+	for _, command := range []string{"token", "login"} {
+		r := p.run(command, "schwab", "--store", "disk")
+		if r.code != 1 || !strings.Contains(r.errors, "upgrade") {
+			t.Errorf("%s with a newer version's record: exit code %d\n%s", command, r.code, r.errors)
+		}
+	}
+	if runtime.GOOS != "windows" {
+		put(string(whole))
+		os.Chmod(path, 0o644)
+		wantAll(t, p.must(1, "token", "schwab").errors, "chmod 600")
+		os.Chmod(path, 0o600)
+		dir := filepath.Dir(path)
+		os.Chmod(dir, 0o777)
+		n := len(p.broker.Requests())
+		wantAll(t, p.must(1, "login", "schwab").errors, "chmod 700", "nobody was asked")
+		if len(p.broker.Requests()) != n {
+			t.Error("somebody was asked to log in although the login could not be kept")
+		}
+		os.Chmod(dir, 0o500)
+		defer os.Chmod(dir, 0o700)
+		p.must(0, "token", "schwab") // reading needs no writing
+		if os.Geteuid() != 0 {       // whom no mode stops
+			p.must(1, "refresh", "schwab")
+			p.must(1, "logout", "schwab")
+		}
+	}
+}
+
+func TestBrokerSays(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	p.login()
+
+	// Another secret is a refusal that a person must mend.
+	wantAll(t, p.with("SCHWAB_APP_SECRET", "wrong").must(2, "refresh", "schwab").errors, "rejected", "app secret")
+
+	// A refusal for a reason that passes leaves the valid token in use.
+	p.broker.Inject(emulator.Fault{Status: 503, Times: -1})
+	p.must(4, "refresh", "schwab")
+	p.must(0, "token", "schwab")
+	p.broker.Inject()
+
+	// A dead login.
+	p.broker.RevokeLogins()
+	wantAll(t, p.must(3, "refresh", "schwab").errors, "login required", "run: brokerauth login schwab\n")
+	r := p.must(3, "status", "schwab")
+	wantAll(t, r.out, "last refusal")
+	wantAll(t, r.errors, "run: brokerauth login schwab\n")
+	wantAll(t, p.must(3, "status", "--store", "disk").errors, "run: brokerauth login schwab --store disk\n")
+	p.login()
+	p.must(0, "status", "schwab")
+}
+
+func TestUnreachable(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{AccessTTL: time.Second})
+	p.login()
+	p.broker.Inject(emulator.Fault{Drop: true, Times: -1})
+	time.Sleep(1100 * time.Millisecond)
+	p.must(4, "token", "schwab")
+	p.must(0, "status", "schwab")
+	p.broker.Inject()
+	p.must(0, "refresh", "schwab") // a person may ask at once
+}
+
+func TestDenied(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	p.login()
+	before := p.must(0, "token", "schwab").out
+	denied := p.with("BROWSER", strings.Replace(p.env["BROWSER"], "approve", "deny", 1))
+	r := denied.run("login", "schwab", "--flow", "browser")
+	if r.code != 3 || !strings.Contains(r.errors, "declined") {
+		t.Errorf("a declined consent: exit code %d\n%s", r.code, r.errors)
+	}
+	forged := p.with("BROWSER", strings.Replace(p.env["BROWSER"], "approve", "forge", 1))
+	r = forged.run("login", "schwab", "--flow", "browser", "--timeout", "2s")
+	if r.code != 1 || p.calls("authorization_code") != 1 {
+		t.Errorf("a wrong state: exit code %d, %d codes exchanged, want 1\n%s", r.code, p.calls("authorization_code"), r.errors)
+	}
+	if after := p.must(0, "token", "schwab").out; after != before {
+		t.Error("the login that was stored is gone")
+	}
+}
+
+func TestStatusWithin(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	r := p.must(3, "status")
+	wantAll(t, r.errors, "brokerauth login BROKER")
+	if got := p.must(3, "status", "--json").out; got != "[]\n" {
+		t.Errorf("status --json without logins: %q", got)
+	}
+	p.login()
+	p.must(0, "status", "schwab", "--within", "6.9d")
+	p.must(3, "status", "schwab", "--within", "7d1h")
+	p.must(3, "status", "--within", "8d")
+
+	// A login that lives long enough is left alone.
+	for _, test := range []struct {
+		within string
+		logins int
+	}{{"12h", 1}, {"8d", 2}} {
+		r := p.login("--within", test.within)
+		if n := p.calls("authorization_code"); n != test.logins {
+			t.Errorf("login --within %s: %d logins, want %d\n%s", test.within, n, test.logins, r.errors)
+		}
+	}
+
+	// The app's settings are not needed to look, or to delete.
+	bare := p.with("SCHWAB_APP_KEY", "", "SCHWAB_APP_SECRET", "", "SCHWAB_CALLBACK_URL", "")
+	wantAll(t, bare.must(0, "status", "schwab").out, "access: ")
+	bare.must(0, "status")
+	bare.must(3, "status", "schwab", "--profile", "other")
+	var many []map[string]any
+	if err := json.Unmarshal([]byte(bare.must(0, "status", "--json").out), &many); err != nil || len(many) != 1 || many[0]["broker"] != "schwab" {
+		t.Errorf("status --json: %v, %v", many, err)
+	}
+	wantAll(t, bare.must(0, "logout", "schwab").out, "logged out")
+	p.must(3, "status", "schwab")
+}
+
+func TestTokenFor(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{AccessTTL: 10 * time.Second})
+	p.login()
+	first := p.must(0, "token", "schwab", "--for", "1s").out
+	wantAll(t, p.must(2, "token", "schwab", "--for", "10s").errors, "10 s")
+	if n := p.calls("refresh_token"); n != 0 {
+		t.Fatalf("%d refreshes, want none", n)
+	}
+	time.Sleep(5500 * time.Millisecond) // of the ten seconds, too few are left for six
+	second := p.must(0, "token", "schwab", "--for", "6s").out
+	if n := p.calls("refresh_token"); n != 1 || second == first {
+		t.Errorf("%d refreshes, want 1", n)
+	}
+	p.must(0, "token", "schwab", "--for", "6s")
+	if n := p.calls("refresh_token"); n != 1 {
+		t.Errorf("%d refreshes for a token that lives long enough, want 1", n)
+	}
+}
+
+// A login at one address is none at another: no token reaches it, and the record stays as it is.
+func TestAnotherBaseURL(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	p.login()
+	path := p.record()
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := emulator.New("schwab", emulator.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(stranger)
+	defer server.Close()
+	other := p.with("SCHWAB_BASE_URL", server.URL)
+	for _, command := range []string{"token", "refresh", "status"} {
+		other.must(3, command, "schwab")
+	}
+	other.must(0, "logout", "schwab")
+	if n := len(stranger.Requests()); n != 0 {
+		t.Errorf("the other address got %d requests", n)
+	}
+	if after, err := os.ReadFile(path); err != nil || string(after) != string(before) {
+		t.Errorf("the record was changed: %v", err)
+	}
+}
+
+// A program with disk.New("") and the command share one login.
+func TestSharedWithPrograms(t *testing.T) {
+	p := newPlace(t, emulator.Config{})
+	for _, name := range []string{"HOME", "XDG_STATE_HOME", "LocalAppData"} {
+		t.Setenv(name, p.env[name])
+	}
+	store, err := disk.New("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	app, err := schwab.New(schwab.Config{
+		AppKey: testKey, AppSecret: testSecret, CallbackURL: p.env["SCHWAB_CALLBACK_URL"], BaseURL: p.env["SCHWAB_BASE_URL"],
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := &brokerauth.Session{Provider: app, Store: store}
+	defer program.Close()
+	if _, err := program.Token(t.Context()); !errors.Is(err, brokerauth.ErrLoginRequired) {
+		t.Fatalf("before the login: %v", err)
+	}
+	p.login()
+	token, err := program.Token(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.must(0, "token", "schwab").out; got != token.AccessToken+"\n" {
+		t.Error("command and program have different tokens")
+	}
+	renewed, err := program.Refresh(context.Background(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.must(0, "token", "schwab").out; got != renewed.AccessToken+"\n" {
+		t.Error("the command has not taken the program's new token")
+	}
+	p.must(0, "logout", "schwab")
+	other := &brokerauth.Session{Provider: app, Store: store}
+	defer other.Close()
+	if _, err := other.Token(t.Context()); !errors.Is(err, brokerauth.ErrLoginRequired) {
+		t.Errorf("after the command's logout: %v", err)
+	}
+}
+
+func TestDemo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes ten seconds")
+	}
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	// Nothing of the user's may matter, and nothing may be touched.
+	p.env["SCHWAB_BASE_URL"], p.env["BROKERAUTH_STORE"], p.env["BROWSER"] = "http://127.0.0.1:1", "memory", "/nowhere"
+	p.env["SCHWAB_APP_KEY"] = "of the user"
+	p.write(".env", "SCHWAB_BASE_URL=http://127.0.0.1:1\n", 0o600)
+	began := time.Now()
+	r := p.must(0, "demo")
+	if took := time.Since(began); took > 15*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	wantAll(t, r.out, "5 processes", "broker saw 1 refresh", "log in again", "All as it should be.")
+	if r.errors != "" {
+		t.Errorf("it complains:\n%s", r.errors)
+	}
+	left, err := os.ReadDir(p.dir)
+	if err != nil || len(left) != 1 || left[0].Name() != ".env" {
+		t.Errorf("it left %v, %v", left, err)
+	}
+}

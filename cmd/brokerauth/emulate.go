@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brokerauth/brokerauth/conformance/emulator"
+)
+
+func (a *app) emulateCommand() *cobra.Command {
+	var (
+		config                        emulator.Config
+		listen, logFile               string
+		withTLS                       bool
+		accessTTL, loginTTL, slowness period
+	)
+	cmd := &cobra.Command{
+		Use:   "emulate BROKER",
+		Short: "Serve a pretend broker, for testing without an account",
+		Long: "Serve a pretend broker until interrupted. The first line of the answer is its base URL:\n\n" +
+			"    SCHWAB_BASE_URL=http://127.0.0.1:PORT brokerauth login schwab\n\n" +
+			"With --tls the second line is the file of its certificate, made for this run and deleted after it: " +
+			"curl takes it by --cacert, Go programs on Linux and OpenSSL by SSL_CERT_FILE.",
+		Args:      oneBroker,
+		ValidArgs: brokerNames(),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&listen, "listen", "127.0.0.1:0", "address and port; port 0 picks one")
+	flags.BoolVar(&withTLS, "tls", false, "serve https, with a certificate of its own")
+	flags.BoolVar(&config.AutoApprove, "auto-approve", false, "consent by itself: the login page redirects at once")
+	flags.Var(&accessTTL, "access-ttl", "life of an access token (default the broker's)")
+	flags.Var(&loginTTL, "login-ttl", "life of a login (default the broker's)")
+	flags.Var(&slowness, "latency", "how long a token call takes")
+	flags.BoolVar(&config.Rotate, "rotate", false, "issue a new refresh token at each refresh")
+	flags.StringVar(&config.ClientID, "client-id", "", "the only app that is known (default any)")
+	flags.StringVar(&config.ClientSecret, "client-secret", "", "the pretend app's secret (default any)")
+	flags.StringVar(&logFile, "log", "", "file to add one JSON object a request to")
+	cmd.RunE = a.action(func(ctx context.Context, args []string) (err error) {
+		b, err := findBroker(args[0])
+		if err != nil {
+			return err
+		}
+		host, _, err := net.SplitHostPort(listen)
+		if err != nil {
+			return usageError{fmt.Errorf("%q is no address to listen at: write it like 127.0.0.1:8080", listen)}
+		}
+		ip := net.ParseIP(host)
+		if host != "localhost" && !ip.IsLoopback() && (config.ClientID == "" || config.ClientSecret == "" || config.AutoApprove) {
+			return usageError{fmt.Errorf("%s can be reached from other computers: "+
+				"give --client-id and --client-secret and leave --auto-approve out, or listen at 127.0.0.1", listen)}
+		}
+		config.AccessTTL, config.LoginTTL, config.Latency = time.Duration(accessTTL), time.Duration(loginTTL), time.Duration(slowness)
+		if logFile != "" {
+			f, err := os.OpenFile(logFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+			if err != nil {
+				return usageError{err}
+			}
+			defer f.Close()
+			config.Log = f
+		}
+		pretend, err := emulator.New(b.name, config)
+		if err != nil {
+			return usageError{err}
+		}
+		var cert *tls.Certificate
+		certFile := ""
+		if withTLS {
+			dir, err := os.MkdirTemp("", "brokerauth-emulate-")
+			if err != nil {
+				return err
+			}
+			defer os.RemoveAll(dir)
+			if cert, err = newCertificate(host); err != nil {
+				return err
+			}
+			certFile = filepath.Join(dir, "cert.pem")
+			text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})
+			if err := os.WriteFile(certFile, text, 0o644); err != nil {
+				return err
+			}
+		}
+		base, stop, err := serve(ctx, listen, pretend, cert)
+		if err != nil {
+			return usageError{err}
+		}
+		a.say("%s", base)
+		if certFile != "" {
+			a.say("%s", certFile)
+		}
+		<-ctx.Done()
+		stop()
+		return nil // an interrupt is how it is meant to end
+	})
+	return cmd
+}
+
+// serve serves h at an address, over TLS if cert is given, until stop is called.
+func serve(ctx context.Context, address string, h http.Handler, cert *tls.Certificate) (base string, stop func(), err error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		return "", nil, err
+	}
+	base = "http://" + l.Addr().String()
+	if cert != nil {
+		base = "https://" + l.Addr().String()
+		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{*cert}, NextProtos: []string{"http/1.1"}})
+	}
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(l) }()
+	return base, func() {
+		server.Close()
+		<-done
+	}, nil
+}
+
+// newCertificate makes a certificate for host and this computer's own names, which vouches for nothing else.
+func newCertificate(host string) (*tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: "brokerauth, for this run"},
+		NotBefore:             time.Now().Add(-time.Hour),
+		NotAfter:              time.Now().Add(30 * 24 * time.Hour),
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true,
+		DNSNames:              []string{"localhost"},
+		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+	}
+	if ip := net.ParseIP(host); ip != nil {
+		template.IPAddresses = append(template.IPAddresses, ip)
+	} else if host != "" {
+		template.DNSNames = append(template.DNSNames, host)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, errors.New("the certificate that was made cannot be read")
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
+}

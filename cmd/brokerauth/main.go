@@ -1,0 +1,225 @@
+// Command brokerauth logs in to brokerages and hands out their access tokens.
+//
+//	export SCHWAB_APP_KEY=… SCHWAB_CALLBACK_URL=https://127.0.0.1:8182
+//	brokerauth login schwab
+//	brokerauth token schwab --header | curl -H @- https://api.schwabapi.com/trader/v1/accounts/accountNumbers
+//
+// It keeps logins where programs that use the library with disk.New("") find them, and takes part in their refreshes:
+// whoever comes first asks the broker, and all others take what it saved.
+//
+// "brokerauth demo" shows all of it on an emulated broker, without an account.
+//
+// # Settings
+//
+// A setting is looked for in the flags, the environment, the file .env in the working directory, and the file
+// PROFILE.env in the folder brokerauth under [os.UserConfigDir], which nobody else may be able to read. A profile that
+// is named by --profile reads its own file first. For each NAME, NAME_FILE may name a file that holds the value.
+//
+//	SCHWAB_APP_KEY, SCHWAB_APP_SECRET, SCHWAB_CALLBACK_URL   the app, as registered at developer.schwab.com
+//	SCHWAB_BASE_URL      an emulated broker, or a proxy; never taken from .env
+//	BROKERAUTH_STORE     like --store; never taken from .env
+//	BROKERAUTH_LOG       debug: tell on standard error all that happens to a login
+//	BROWSER              the program that opens an address
+//
+// # Exit codes
+//
+//	0    done
+//	1    failed
+//	2    the command line or the settings cannot work
+//	3    a person must log in
+//	4    the broker cannot be reached now
+//	130  interrupted
+//
+// An interrupt ends all waiting, but what was sent to a broker is carried to its save; a second one ends at once.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brokerauth/brokerauth"
+)
+
+func main() {
+	// A reader that goes away must not end the process between a broker's answer and its save. Ignoring the signal
+	// would do, too, but a browser started here would inherit that.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	ctx := interruptible()
+	stdout := &answer{w: os.Stdout}
+	a := &app{in: os.Stdin, out: stdout, err: os.Stderr}
+	err := a.run(ctx, os.Args[1:])
+	if stdout.err != nil {
+		err = errors.Join(err, fmt.Errorf("the answer could not be written: %w", stdout.err))
+	}
+	a.complain(err)
+	os.Exit(exitCode(err))
+}
+
+// interruptible returns a context that the first signal ends. The second one ends the process.
+func interruptible() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
+		if !signal.Ignored(s) { // as under nohup
+			signal.Notify(signals, s)
+		}
+	}
+	go func() {
+		<-signals
+		cancel()
+		select {
+		case <-signals:
+		case <-time.After(300 * time.Millisecond):
+			fmt.Fprintln(os.Stderr, "brokerauth: waiting for what was sent to the broker, to save it: interrupt again to end at once")
+			<-signals
+		}
+		os.Exit(130)
+	}()
+	return ctx
+}
+
+// app is one run of the command.
+type app struct {
+	in       *os.File
+	out, err io.Writer
+
+	profile, store string // flags
+	named          bool   // the profile was named
+	broker         string // what the run is about, for errors; empty: none, or several
+	running        bool   // the command line was understood
+}
+
+func (a *app) run(ctx context.Context, args []string) error {
+	root := &cobra.Command{
+		Use:   "brokerauth",
+		Short: "Log in to brokerages and keep the login alive",
+		Long: "Log in to brokerages and keep the login alive.\n\n" +
+			"Brokers: " + strings.Join(brokerNames(), ", ") + ". Try it without an account: brokerauth demo",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Version:       version(),
+	}
+	root.SetArgs(args)
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.profile, "profile", "default", "whose login, or what for")
+	flags.StringVar(&a.store, "store", "", `where logins are kept: disk, disk:DIR or memory (default disk)`)
+	root.AddCommand(a.loginCommand(), a.statusCommand(), a.tokenCommand(), a.refreshCommand(), a.logoutCommand(),
+		a.emulateCommand(), a.demoCommand())
+	err := root.ExecuteContext(ctx)
+	if err != nil && !a.running {
+		return usageError{err} // cobra's own: it has no type for them
+	}
+	return err
+}
+
+// action makes a cobra function of a command's own.
+func (a *app) action(run func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		a.running = true
+		a.named = cmd.Flags().Changed("profile")
+		return run(cmd.Context(), args)
+	}
+}
+
+// usageError is about the command line or the settings: a person must change them.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// told is an error that a person has read already.
+type told struct{ error }
+
+func (e told) Unwrap() error { return e.error }
+
+func exitCode(err error) int {
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, context.Canceled): // nothing but a signal ends a wait so
+		return 130
+	case isUsage(err), errors.Is(err, brokerauth.ErrRejected):
+		return 2
+	case errors.Is(err, brokerauth.ErrLoginRequired):
+		return 3
+	case errors.Is(err, brokerauth.ErrUnavailable):
+		return 4
+	}
+	return 1
+}
+
+func isUsage(err error) bool {
+	_, ok := errors.AsType[usageError](err)
+	return ok
+}
+
+// complain says on one line what went wrong and what to do.
+func (a *app) complain(err error) {
+	if _, ok := errors.AsType[told](err); ok || err == nil {
+		return
+	}
+	text := strings.TrimPrefix(strings.ReplaceAll(err.Error(), "\n", "; "), "brokerauth: ")
+	if exitCode(err) == 130 {
+		text = "interrupted"
+		if joined, ok := err.(interface{ Unwrap() []error }); ok {
+			for _, err := range joined.Unwrap() {
+				if !errors.Is(err, context.Canceled) {
+					text += "; " + err.Error() // what was sent could not be saved, say
+				}
+			}
+		}
+	}
+	if a.broker != "" && a.profile != "default" && !strings.Contains(text, fmt.Sprintf("profile %q", a.profile)) {
+		text = fmt.Sprintf("profile %q: %s", a.profile, text)
+	}
+	switch {
+	case errors.Is(err, brokerauth.ErrLoginRequired) && a.broker != "" && !isUsage(err):
+		text += ": run: " + a.remedy()
+	case isUsage(err) && !a.running:
+		text += ": see: brokerauth --help"
+	}
+	fmt.Fprintln(a.err, "brokerauth: "+text)
+}
+
+// remedy is the command line that logs in.
+func (a *app) remedy() string {
+	line := "brokerauth login " + a.broker
+	if a.profile != "default" {
+		line += " --profile " + a.profile
+	}
+	if a.store != "" {
+		line += " --store " + quoted(a.store)
+	}
+	return line
+}
+
+// quoted is an argument as a shell takes it.
+func quoted(arg string) string {
+	if strings.ContainsAny(arg, " '\"\\$&;|<>()*?[]#~`!\t") {
+		return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
+	}
+	return arg
+}
+
+// answer is standard output. It remembers a write that failed: a token that nobody got is a failure.
+type answer struct {
+	w   io.Writer
+	err error
+}
+
+func (w *answer) Write(p []byte) (int, error) {
+	n, err := w.w.Write(p)
+	w.err = cmp.Or(w.err, err)
+	return n, err
+}

@@ -1,0 +1,281 @@
+package main
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/brokerauth/brokerauth/conformance/emulator"
+)
+
+const (
+	testKey    = "test-app-key"
+	testSecret = "test-app-secret-nobody-may-see"
+)
+
+// command is a copy of this test under the program's own name, by which it knows to be the program: so a change of the
+// program is one of the test, whose results the go command keeps.
+var command string
+
+func TestMain(m *testing.M) {
+	self, err := os.Executable()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	if strings.TrimSuffix(filepath.Base(self), ".exe") == "brokerauth" {
+		main()
+	}
+	if len(os.Args) == 4 && os.Args[1] == "browse" {
+		if err := browse(os.Args[3], os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "brokerauth-test-")
+		if err == nil {
+			defer os.RemoveAll(dir)
+			command = filepath.Join(dir, "brokerauth")
+			if runtime.GOOS == "windows" {
+				command += ".exe"
+			}
+			var program []byte
+			if program, err = os.ReadFile(self); err == nil {
+				err = os.WriteFile(command, program, 0o700)
+			}
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// browse plays a browser that accepts the flow's certificate, and a user who presses button.
+func browse(address, button string) error {
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Jar: jar, Timeout: 20 * time.Second, Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // it dials loopback only
+	}}
+	forge := button == "forge"
+	client.CheckRedirect = func(req *http.Request, _ []*http.Request) error {
+		if forge && req.URL.Query().Get("code") != "" {
+			q := req.URL.Query()
+			q.Set("state", "forged")
+			req.URL.RawQuery = q.Encode()
+		}
+		return nil
+	}
+	page, err := client.Get(address)
+	if err != nil {
+		return err
+	}
+	page.Body.Close()
+	if forge {
+		button = "approve"
+	}
+	resp, err := client.PostForm(page.Request.URL.String(), url.Values{"button": {button}})
+	if err != nil {
+		return err
+	}
+	io.Copy(io.Discard, resp.Body)
+	return resp.Body.Close()
+}
+
+// place is a user's home with an emulated broker to log in to.
+type place struct {
+	t      testing.TB
+	dir    string
+	broker *emulator.Broker
+	env    map[string]string
+
+	mu  sync.Mutex
+	all strings.Builder // all that any run has said, but for the answers of token
+}
+
+func newPlace(t testing.TB, config emulator.Config) *place {
+	t.Helper()
+	config.ClientID, config.ClientSecret = testKey, testSecret
+	broker, err := emulator.New("schwab", config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(broker)
+	t.Cleanup(server.Close)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	p := &place{t: t, dir: dir, broker: broker, env: map[string]string{
+		"HOME": dir, "XDG_CONFIG_HOME": filepath.Join(dir, "config"), "XDG_STATE_HOME": filepath.Join(dir, "state"),
+		"AppData": filepath.Join(dir, "config"), "LocalAppData": filepath.Join(dir, "state"), "SystemRoot": os.Getenv("SystemRoot"),
+		"PATH": os.Getenv("PATH"), "TMPDIR": dir, "TEMP": dir,
+		"GORACE":         "atexit_sleep_ms=0", // else the race detector's second at each exit
+		"BROWSER":        self + " browse approve %s",
+		"SCHWAB_APP_KEY": testKey, "SCHWAB_APP_SECRET": testSecret,
+		"SCHWAB_CALLBACK_URL": "https://" + freeAddress(t), "SCHWAB_BASE_URL": server.URL,
+	}}
+	return p
+}
+
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// with returns a copy of the place with another environment; an empty value unsets.
+func (p *place) with(pairs ...string) *place {
+	c := &place{t: p.t, dir: p.dir, broker: p.broker, env: make(map[string]string)}
+	for name, value := range p.env {
+		c.env[name] = value
+	}
+	for i := 0; i < len(pairs); i += 2 {
+		c.env[pairs[i]] = pairs[i+1]
+	}
+	return c
+}
+
+func (p *place) command(args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(p.t.Context(), command, args...)
+	cmd.Dir = p.dir
+	cmd.Env = []string{}
+	for name, value := range p.env {
+		if value != "" {
+			cmd.Env = append(cmd.Env, name+"="+value)
+		}
+	}
+	return cmd
+}
+
+type result struct {
+	code        int
+	out, errors string
+}
+
+func (p *place) run(args ...string) result {
+	p.t.Helper()
+	var out, errs bytes.Buffer
+	cmd := p.command(args...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	return p.ended(cmd.Run(), args, &out, &errs)
+}
+
+func (p *place) ended(err error, args []string, out, errs *bytes.Buffer) result {
+	p.t.Helper()
+	r := result{out: out.String(), errors: errs.String()}
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		r.code = exit.ExitCode()
+	} else if err != nil {
+		p.t.Fatalf("brokerauth %s: %v", strings.Join(args, " "), err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.all.WriteString(r.errors)
+	if args[0] != "token" {
+		p.all.WriteString(r.out)
+	}
+	return r
+}
+
+// must runs the command and fails the test unless it exits with code.
+func (p *place) must(code int, args ...string) result {
+	p.t.Helper()
+	r := p.run(args...)
+	if r.code != code {
+		p.t.Fatalf("brokerauth %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), r.code, code, r.out, r.errors)
+	}
+	if code != 0 && code != 130 && strings.Count(r.errors, "\n") != 1 {
+		p.t.Errorf("brokerauth %s: says what is wrong in %d lines, not one:\n%s", strings.Join(args, " "), strings.Count(r.errors, "\n"), r.errors)
+	}
+	if code != 0 && strings.Contains(r.out+r.errors, "Usage:") {
+		p.t.Errorf("brokerauth %s: a failure prints the usage", strings.Join(args, " "))
+	}
+	return r
+}
+
+func (p *place) login(args ...string) result {
+	p.t.Helper()
+	r := p.run(append([]string{"login", "schwab"}, args...)...)
+	if r.code != 0 {
+		p.t.Fatalf("login: exit code %d\n%s%s", r.code, r.out, r.errors)
+	}
+	return r
+}
+
+// calls counts the token calls of a kind that the broker has answered with 200.
+func (p *place) calls(grant string) int {
+	n := 0
+	for _, r := range p.broker.Requests() {
+		if r.GrantType == grant && r.Status == http.StatusOK {
+			n++
+		}
+	}
+	return n
+}
+
+// record is the file of the only stored login.
+func (p *place) record() string {
+	p.t.Helper()
+	var found []string
+	filepath.WalkDir(p.dir, func(path string, _ os.DirEntry, err error) error {
+		if err == nil && strings.HasPrefix(filepath.Base(path), "schwab.") && strings.HasSuffix(path, ".json") {
+			found = append(found, path)
+		}
+		return nil
+	})
+	if len(found) != 1 {
+		p.t.Fatalf("%d logins are stored, want 1: %q", len(found), found)
+	}
+	return found[0]
+}
+
+func (p *place) write(name, text string, mode os.FileMode) string {
+	p.t.Helper()
+	path := filepath.Join(p.dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		p.t.Fatal(err)
+	}
+	return path
+}
+
+func wantAll(t testing.TB, text string, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if !strings.Contains(text, part) {
+			t.Errorf("%q is not in:\n%s", part, text)
+		}
+	}
+}

@@ -1,0 +1,325 @@
+//go:build unix
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/brokerauth/brokerauth/conformance/emulator"
+)
+
+// until waits for something that another process does.
+func until(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("after 20 seconds still not: %s", what)
+		}
+	}
+}
+
+// buffer can be read while a process writes it.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+func exitOf(err error) int {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return exit.ExitCode()
+	}
+	if err != nil {
+		return -2
+	}
+	return 0
+}
+
+func TestInterruptedLogin(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	p.login()
+	before, err := os.ReadFile(p.record())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
+		var said buffer
+		cmd := p.command("login", "schwab", "--flow", "browser", "--browser", "none", "--timeout", "0")
+		cmd.Stderr = &said
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "the login shows its address", func() bool { return strings.Contains(said.String(), "Log in at:") })
+		if err := cmd.Process.Signal(s); err != nil {
+			t.Fatal(err)
+		}
+		if code := exitOf(cmd.Wait()); code != 130 {
+			t.Errorf("%v: exit code %d, want 130\n%s", s, code, said.String())
+		}
+		l, err := net.Listen("tcp", strings.TrimPrefix(p.env["SCHWAB_CALLBACK_URL"], "https://"))
+		if err != nil {
+			t.Fatalf("%v: the port is not free: %v", s, err)
+		}
+		l.Close()
+	}
+	if after, err := os.ReadFile(p.record()); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the stored login was changed: %v", err)
+	}
+	p.must(0, "token", "schwab")
+}
+
+// underWay starts the command and returns when the broker has a token call of it, and has not answered.
+func underWay(t *testing.T, p *place, said io.Writer, args ...string) *exec.Cmd {
+	t.Helper()
+	n := len(p.broker.Requests())
+	cmd := p.command(args...)
+	cmd.Stderr = said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the broker has the request", func() bool {
+		requests := p.broker.Requests()[n:]
+		return len(requests) > 0 && requests[len(requests)-1].GrantType != "" && requests[len(requests)-1].Status == 0
+	})
+	return cmd
+}
+
+// The broker has answered by the time that an interrupted refresh ends, and what it issued is there for all others.
+func TestInterruptedRefresh(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{Latency: time.Second, Rotate: true})
+	p.login()
+	before := p.must(0, "token", "schwab").out
+	var said buffer
+	cmd := underWay(t, p, &said, "refresh", "schwab")
+	cmd.Process.Signal(os.Interrupt)
+	if code := exitOf(cmd.Wait()); code != 130 {
+		t.Errorf("exit code %d, want 130", code)
+	}
+	wantAll(t, said.String(), "to save it", "interrupted")
+	if n := p.calls("refresh_token"); n != 1 {
+		t.Fatalf("the broker answered %d refreshes, want 1", n)
+	}
+	if after := p.must(0, "token", "schwab").out; after == before {
+		t.Error("the new token was not saved")
+	}
+	// The refresh token was kept, too: the broker takes an old one for theft.
+	p.must(0, "refresh", "schwab")
+}
+
+func TestSecondInterrupt(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{Latency: 5 * time.Second})
+	p.broker.Inject()
+	p.login()
+	var said buffer
+	cmd := underWay(t, p, &said, "refresh", "schwab")
+	began := time.Now()
+	cmd.Process.Signal(os.Interrupt)
+	until(t, "it says that it waits", func() bool { return strings.Contains(said.String(), "again") })
+	cmd.Process.Signal(os.Interrupt)
+	if code := exitOf(cmd.Wait()); code != 130 || time.Since(began) > 3*time.Second {
+		t.Errorf("exit code %d after %s", code, time.Since(began))
+	}
+}
+
+// That a token cannot be saved is told, and once.
+func TestUnsaved(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{Latency: 500 * time.Millisecond})
+	p.login()
+	dir := filepath.Dir(p.record())
+	defer os.Chmod(dir, 0o700)
+	for _, test := range []struct {
+		command   string
+		interrupt bool
+		code      int
+	}{{"refresh", false, 1}, {"refresh", true, 130}, {"login", false, 1}} {
+		os.Chmod(dir, 0o700)
+		var said buffer
+		cmd := underWay(t, p, &said, test.command, "schwab", "--store", "disk")
+		os.Chmod(dir, 0o777) // which the store refuses
+		if test.interrupt {
+			cmd.Process.Signal(os.Interrupt)
+		}
+		if got := exitOf(cmd.Wait()); got != test.code || strings.Count(said.String(), "could not be saved") != 1 {
+			t.Errorf("%s, interrupted %v: exit code %d, want %d\n%s", test.command, test.interrupt, got, test.code, said.String())
+		}
+	}
+}
+
+// Whoever reads what the command says may go away: no token is lost by that.
+func TestReaderGone(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{Rotate: true})
+	p.login()
+	broken := func() *os.File {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
+		t.Cleanup(func() { w.Close() })
+		return w
+	}
+	last := p.must(0, "token", "schwab").out
+	for _, test := range []struct {
+		name        string
+		out, errors *os.File
+		code        int
+	}{
+		{"standard error", nil, broken(), 0},
+		{"standard output", broken(), nil, 1},
+		{"both", broken(), broken(), 1},
+	} {
+		cmd := p.with("BROKERAUTH_LOG", "debug").command("refresh", "schwab")
+		if test.out != nil {
+			cmd.Stdout = test.out
+		}
+		if test.errors != nil {
+			cmd.Stderr = test.errors
+		}
+		if code := exitOf(cmd.Run()); code != test.code {
+			t.Errorf("%s: exit code %d, want %d", test.name, code, test.code)
+		}
+		now := p.must(0, "token", "schwab").out
+		if now == last {
+			t.Errorf("%s: the new token was not saved", test.name)
+		}
+		last = now
+	}
+	cmd := p.command("token", "schwab")
+	cmd.Stdout = broken()
+	if code := exitOf(cmd.Run()); code != 1 {
+		t.Errorf("a token that nobody got: exit code %d, want 1", code)
+	}
+}
+
+func TestEmulate(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	logFile := filepath.Join(p.dir, "requests")
+	for _, flags := range [][]string{
+		{"--auto-approve"},
+		{"--tls", "--auto-approve", "--rotate", "--access-ttl", "60s", "--login-ttl", "1d", "--latency", "10ms",
+			"--client-id", testKey, "--client-secret", testSecret, "--log", logFile},
+	} {
+		cmd := p.command(append([]string{"emulate", "schwab"}, flags...)...)
+		var said buffer
+		cmd.Stderr = &said
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(out)
+		next := func() string {
+			if !lines.Scan() {
+				t.Fatalf("emulate %q ended: %s", flags, said.String())
+			}
+			return lines.Text()
+		}
+		base := next()
+		if u, err := url.Parse(base); err != nil || u.Hostname() != "127.0.0.1" || u.Path != "" {
+			t.Fatalf("the first line is %q", base)
+		}
+		user := p.with("SCHWAB_BASE_URL", base)
+		if strings.HasPrefix(base, "https:") {
+			cert := next()
+			user.env["SSL_CERT_FILE"] = cert
+			defer func() {
+				if _, err := os.Stat(filepath.Dir(cert)); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("the certificate is left behind: %v", err)
+				}
+			}()
+		}
+		user.login()
+		wantAll(t, user.must(0, "token", "schwab").out, "emulated.")
+		cmd.Process.Signal(syscall.SIGTERM)
+		if code := exitOf(cmd.Wait()); code != 0 || said.String() != "" {
+			t.Errorf("emulate: exit code %d\n%s", code, said.String())
+		}
+	}
+	text, err := os.ReadFile(logFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exchanges := 0
+	for line := range strings.Lines(string(text)) {
+		var r struct {
+			Time   time.Time
+			Method string
+			Path   string
+			Status int
+			Grant  string `json:"grant_type"`
+		}
+		if err := json.Unmarshal([]byte(line), &r); err != nil || r.Time.IsZero() || r.Method == "" || r.Path == "" || r.Status == 0 {
+			t.Errorf("the log has %q: %v", line, err)
+		}
+		if r.Grant == "authorization_code" {
+			exchanges++
+		}
+	}
+	if exchanges != 1 {
+		t.Errorf("the log has %d exchanges, want 1:\n%s", exchanges, text)
+	}
+}
+
+// BenchmarkColdStart compares "token" from a warm store with a program that does nothing.
+func BenchmarkColdStart(b *testing.B) {
+	dir := b.TempDir()
+	source, empty, real := filepath.Join(dir, "main.go"), filepath.Join(dir, "empty"), filepath.Join(dir, "brokerauth")
+	if err := os.WriteFile(source, []byte("package main\n\nfunc main() {}\n"), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	for _, args := range [][]string{{empty, source}, {real, "."}} {
+		if out, err := exec.Command("go", "build", "-o", args[0], args[1]).CombinedOutput(); err != nil {
+			b.Fatalf("%v\n%s", err, out)
+		}
+	}
+	p := newPlace(b, emulator.Config{})
+	p.login()
+	run := func(cmd *exec.Cmd) time.Duration {
+		began := time.Now()
+		if err := cmd.Run(); err != nil {
+			b.Fatal(err)
+		}
+		return time.Since(began)
+	}
+	var nothing, token time.Duration
+	for b.Loop() {
+		nothing += run(exec.Command(empty))
+		cmd := p.command("token", "schwab")
+		cmd.Path = real
+		token += run(cmd)
+	}
+	b.ReportMetric(float64(token)/float64(nothing), "×empty")
+}

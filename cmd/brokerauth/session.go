@@ -1,0 +1,157 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/storage/disk"
+	"github.com/brokerauth/brokerauth/storage/memory"
+)
+
+func brokerNames() []string {
+	var names []string
+	for _, b := range brokers() {
+		names = append(names, b.name)
+	}
+	return names
+}
+
+func findBroker(name string) (broker, error) {
+	i := slices.IndexFunc(brokers(), func(b broker) bool { return b.name == name })
+	if i < 0 {
+		return broker{}, usageError{fmt.Errorf("no broker is called %q: there is %s", name, strings.Join(brokerNames(), ", "))}
+	}
+	return brokers()[i], nil
+}
+
+// keptStore is a store and what people are told of it.
+type keptStore struct {
+	brokerauth.Store
+	name string // as --store takes it
+	how  string // it keeps a login
+}
+
+// openStore opens the store that a flag, or else the setting BROKERAUTH_STORE, names.
+func (a *app) openStore(s *settings) (keptStore, error) {
+	name := a.store
+	if name == "" {
+		var err error
+		if name, err = s.get("BROKERAUTH_STORE"); err != nil {
+			return keptStore{}, usageError{err}
+		}
+	}
+	name = cmp.Or(name, "disk")
+	dir, isDir := strings.CutPrefix(name, "disk:")
+	if !isDir {
+		dir = "" // the user's own
+	}
+	switch {
+	case name == "memory":
+		return keptStore{new(memory.Store), name, "until this command ends"}, nil
+	case isDir && dir == "":
+		return keptStore{}, usageError{errors.New("the store disk: names no folder: write disk:DIR, or disk for the usual one")}
+	case strings.HasPrefix(dir, "~"):
+		return keptStore{}, usageError{fmt.Errorf("the store %s begins with ~, which no shell replaces there: write the folder's whole path", name)}
+	case isDir || name == "disk":
+		store, err := disk.New(dir)
+		if err != nil {
+			return keptStore{}, usageError{err}
+		}
+		return keptStore{store, name, "not encrypted, readable by this user alone"}, nil
+	}
+	return keptStore{}, usageError{fmt.Errorf("no store is called %q: there are disk, disk:DIR and memory", name)}
+}
+
+// open makes the Session that the command line asks for. The caller closes it.
+func (a *app) open(ctx context.Context, b broker, prompt *prompt) (s *brokerauth.Session, store keptStore, asked []string, err error) {
+	found, err := loadSettings(a.profile, a.named)
+	if err != nil {
+		return nil, store, nil, err
+	}
+	if store, err = a.openStore(found); err != nil {
+		return nil, store, nil, err
+	}
+	p, asked, err := found.provider(ctx, b, prompt)
+	a.tell(found)
+	if err != nil {
+		return nil, store, nil, err
+	}
+	if _, ok := p.(brokerauth.LoginProvider); ok && store.name == "memory" {
+		return nil, store, nil, usageError{fmt.Errorf("%s: the store memory ends with this command, and the login would be lost: "+
+			"leave --store out, or name another", b.name)}
+	}
+	return a.session(p, store, a.profile), store, asked, nil
+}
+
+// tell says what a person should know of where settings came from.
+func (a *app) tell(s *settings) {
+	if text := s.told(); text != "" {
+		fmt.Fprintln(a.err, "brokerauth: "+text)
+	}
+}
+
+func (a *app) session(p brokerauth.Provider, store keptStore, profile string) *brokerauth.Session {
+	return &brokerauth.Session{Provider: p, Store: store.Store, Profile: profile, Observe: a.observer()}
+}
+
+// with opens the Session of the named broker, and closes it after use.
+func (a *app) with(ctx context.Context, name string, use func(ctx context.Context, s *brokerauth.Session) error) error {
+	b, err := findBroker(name)
+	if err != nil {
+		return err
+	}
+	a.broker = b.name
+	s, _, _, err := a.open(ctx, b, nil)
+	if err != nil {
+		return err
+	}
+	return closed(s, use(ctx, s))
+}
+
+// closed closes s, after which whatever was sent to a broker is saved or never will be, and adds what goes wrong to err.
+func closed(s *brokerauth.Session, err error) error {
+	closeErr := s.Close()
+	if closeErr == nil || err != nil && err.Error() == closeErr.Error() {
+		return err
+	}
+	return errors.Join(err, closeErr)
+}
+
+// oneBroker is what most commands take.
+func oneBroker(_ *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("name one broker: %s", strings.Join(brokerNames(), ", "))
+	}
+	return nil
+}
+
+// observer tells a person what they should know of, or all there is. What ends in an error is told as one.
+func (a *app) observer() func(brokerauth.Event) {
+	if strings.EqualFold(os.Getenv("BROKERAUTH_LOG"), "debug") {
+		log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		return func(e brokerauth.Event) { log.Debug("brokerauth: "+e.Kind, "event", e) }
+	}
+	return func(e brokerauth.Event) {
+		if e.Kind == "set aside" {
+			fmt.Fprintf(a.err, "brokerauth: warning: %v\n", e.Err)
+		}
+	}
+}
+
+// version is the module's, as the go command stamped it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "unknown"
+}

@@ -1,0 +1,398 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/term"
+
+	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/internal/private"
+)
+
+// maxSettings bounds a file of settings, in bytes.
+const maxSettings = 64 << 10
+
+// settings are where settings come from, for one profile.
+type settings struct {
+	profile string
+	sources []source // the first one that has a name counts
+	borrows []string // names whose values ./.env gave
+	open    bool     // ./.env can be read by other users
+}
+
+// source is one place that settings come from.
+type source struct {
+	what string
+	get  func(name string) string // empty: not set
+}
+
+// loadSettings finds the settings of a profile. One that was named reads its own file before the environment, so that
+// cron and services need neither an environment nor a working directory.
+func loadSettings(profile string, named bool) (*settings, error) {
+	if err := checkProfile(profile); err != nil {
+		return nil, err
+	}
+	s := &settings{profile: profile}
+	own, err := ownFile(profileFile(profile))
+	if err != nil {
+		return nil, usageError{err}
+	}
+	here, err := s.workingFile(".env")
+	if err != nil {
+		return nil, usageError{err}
+	}
+	s.sources = []source{{"the environment", os.Getenv}, here, own}
+	if named {
+		s.sources = []source{own, {"the environment", os.Getenv}, here}
+	}
+	return s, nil
+}
+
+// profileFile is where a profile's own settings may stand; empty: this user has no such place.
+func profileFile(profile string) string {
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "brokerauth", profile+".env")
+}
+
+// places tells a person where to set what is missing.
+func places(profile string) string {
+	if file := profileFile(profile); file != "" {
+		return "in the environment or in " + file + " (mode 0600)"
+	}
+	return "in the environment"
+}
+
+// checkProfile allows what is a file name on every system and shows plainly.
+func checkProfile(profile string) error {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.@+"
+	if profile == "" || len(profile) > 64 || profile[0] == '.' || strings.Trim(profile, letters) != "" {
+		return usageError{fmt.Errorf("%q is no name for a profile: use at most 64 letters, digits and -_.@+, and no dot at the start", profile)}
+	}
+	return nil
+}
+
+// ownFile reads a profile's own file. It may set anything, so nobody else may have a hand in it.
+func ownFile(path string) (source, error) {
+	none := source{path, func(string) string { return "" }}
+	if path == "" {
+		return none, nil
+	}
+	text, info, err := readRegular(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return none, nil
+	}
+	if err == nil {
+		err = private.Check(path, info)
+	}
+	if err != nil {
+		return none, err
+	}
+	values, err := parseEnv(path, text)
+	if err != nil {
+		return none, err
+	}
+	return source{path, func(name string) string { return values[name] }}, nil
+}
+
+// workingFile reads the working directory's file, which may have come with somebody else's folder. So it may set what
+// belongs to an app at a broker, and nothing that leads a login, a token or a secret elsewhere.
+func (s *settings) workingFile(name string) (source, error) {
+	none := source{name, func(string) string { return "" }}
+	path, err := filepath.Abs(name)
+	if err != nil {
+		return none, nil // without a working directory there is no such file
+	}
+	text, info, err := readRegular(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotRegular) {
+		return none, nil // a folder of that name is a Python environment
+	}
+	if err != nil {
+		return none, err
+	}
+	values, err := parseEnv(path, text)
+	if err != nil {
+		return none, err
+	}
+	var allowed, refused []string
+	for _, b := range brokers() {
+		for _, setting := range b.settings {
+			allowed = append(allowed, setting.name)
+		}
+	}
+	for name := range values {
+		if upper := strings.ToUpper(name); upper == "BROWSER" || strings.HasPrefix(upper, "BROKERAUTH_") ||
+			strings.HasSuffix(upper, baseURL) || strings.HasSuffix(upper, "_PROXY") ||
+			slices.Contains(allowed, strings.TrimSuffix(upper, "_FILE")) && !slices.Contains(allowed, upper) {
+			refused = append(refused, name)
+		}
+	}
+	if len(refused) > 0 {
+		slices.Sort(refused)
+		return none, fmt.Errorf("%s sets %s: a file in the working directory may set only %s: "+
+			"set the rest %s", path, strings.Join(refused, ", "), strings.Join(allowed, ", "), places(s.profile))
+	}
+	s.open = runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0
+	return source{path, func(name string) string {
+		value := values[name]
+		if value == "" || !slices.Contains(allowed, name) {
+			return ""
+		}
+		if !slices.Contains(s.borrows, name) {
+			s.borrows = append(s.borrows, name)
+		}
+		return value
+	}}, nil
+}
+
+var errNotRegular = errors.New("not a plain file")
+
+func readRegular(path string) ([]byte, fs.FileInfo, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, nil, fmt.Errorf("%s is %w", path, errNotRegular)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	text, err := readBounded(f)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	info, err = f.Stat()
+	return text, info, err
+}
+
+func readBounded(r io.Reader) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxSettings+1))
+	if err == nil && len(text) > maxSettings {
+		err = fmt.Errorf("it holds more than %d bytes", maxSettings)
+	}
+	return text, err
+}
+
+// parseEnv reads lines of NAME=value, of which the last for a name counts. Values may stand in quotes, and nothing in
+// them is expanded: a secret may hold a dollar. Lines that are something else are other programs' business.
+// Errors quote nothing.
+func parseEnv(path string, text []byte) (map[string]string, error) {
+	values := make(map[string]string)
+	text = bytes.TrimPrefix(text, []byte("\ufeff"))
+	number := 0
+	for line := range strings.Lines(string(text)) {
+		number++
+		name, value, found := strings.Cut(line, "=")
+		name = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(name), "export "))
+		if !found || name == "" || strings.HasPrefix(name, "#") {
+			continue
+		}
+		value = strings.TrimSpace(value)
+		if value != "" && (value[0] == '"' || value[0] == '\'') {
+			inside, after, closed := strings.Cut(value[1:], value[:1])
+			if after = strings.TrimSpace(after); !closed || after != "" && after[0] != '#' {
+				if isSetting(name) {
+					return nil, fmt.Errorf("%s: line %d: the quotes around %s do not match", path, number, name)
+				}
+				continue
+			}
+			value = inside
+		} else if i := strings.Index(value, " #"); i >= 0 {
+			value = strings.TrimSpace(value[:i])
+		} else if strings.HasPrefix(value, "#") {
+			value = ""
+		}
+		values[name] = value
+	}
+	return values, nil
+}
+
+// isSetting reports whether name is one of this program's.
+func isSetting(name string) bool {
+	for _, b := range brokers() {
+		for _, s := range b.settings {
+			if name == s.name || name == s.name+"_FILE" {
+				return true
+			}
+		}
+	}
+	return strings.HasPrefix(name, "BROKERAUTH_") || strings.HasSuffix(name, baseURL)
+}
+
+// get returns the value of a setting: what stands under its name, or in the file that NAME_FILE names, as Docker and
+// Kubernetes hand over secrets.
+func (s *settings) get(name string) (string, error) {
+	for _, source := range s.sources {
+		value, path := source.get(name), source.get(name+"_FILE")
+		switch {
+		case value != "" && path != "":
+			return "", fmt.Errorf("%s sets both %s and %[2]s_FILE: leave one of them out", source.what, name)
+		case value != "":
+			return value, nil
+		case path == "":
+			continue
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return "", fmt.Errorf("%s_FILE: %w", name, err)
+		}
+		defer f.Close()
+		text, err := readBounded(f)
+		if err != nil {
+			return "", fmt.Errorf("%s_FILE: %s: %w", name, path, err)
+		}
+		if value = strings.TrimSpace(string(text)); value == "" {
+			return "", fmt.Errorf("%s_FILE: %s is empty", name, path)
+		}
+		return value, nil
+	}
+	return "", nil
+}
+
+// told is what a person should know about the use of ./.env; empty: nothing.
+func (s *settings) told() string {
+	if len(s.borrows) == 0 {
+		return ""
+	}
+	text := strings.Join(s.borrows, ", ") + " taken from .env in the working directory"
+	if s.open {
+		text += ", which other users can read or write: run: chmod 600 .env"
+	}
+	return text
+}
+
+// errMissing: settings are not set, and nothing else is wrong.
+var errMissing = errors.New("settings are missing")
+
+// provider makes b's provider. Its error names all that is missing and all that is wrong. Given a prompt it asks for
+// what a person knows by heart or has at hand, and returns the names of what it asked for.
+func (s *settings) provider(ctx context.Context, b broker, prompt *prompt) (p brokerauth.Provider, asked []string, err error) {
+	values := make(map[string]string)
+	var faults []error
+	var missing []setting
+	for _, setting := range append(slices.Clone(b.settings), setting{name: strings.ToUpper(b.name) + baseURL}) {
+		value, err := s.get(setting.name)
+		if err != nil {
+			faults = append(faults, err)
+		}
+		if values[setting.name] = value; value == "" && err == nil && setting.what != "" {
+			missing = append(missing, setting)
+		}
+		if value == "" {
+			values[setting.name] = setting.sample // to learn of all other faults
+		}
+	}
+	get := func(name string) string { return values[name] }
+	if _, err := b.open(get); err != nil {
+		faults = append(faults, err)
+	}
+	// A callback URL is compared to the letter, and nobody knows it by heart.
+	if len(faults) == 0 && prompt != nil && !slices.ContainsFunc(missing, func(s setting) bool { return s.usual }) {
+		for _, setting := range missing {
+			value, err := prompt.ask(ctx, b.name+": "+setting.what+": ", setting.secret)
+			if err != nil {
+				return nil, nil, err
+			}
+			if value == "" {
+				return nil, nil, usageError{fmt.Errorf("%s: nothing was typed for %s", b.name, setting.what)}
+			}
+			values[setting.name] = value
+			asked = append(asked, setting.name)
+		}
+		missing = nil
+	}
+	if len(missing) > 0 {
+		var names []string
+		for _, setting := range missing {
+			name := setting.name + " (" + setting.what
+			if setting.usual {
+				name += ", such as " + setting.sample
+			}
+			names = append(names, name+")")
+		}
+		err := fmt.Errorf("%s: %w: set %s %s", b.name, errMissing, strings.Join(names, ", "), places(s.profile))
+		if len(faults) == 0 {
+			return nil, nil, usageError{err}
+		}
+		faults = append(faults, errors.New(err.Error())) // it is not all that is wrong
+	}
+	if len(faults) == 0 {
+		var err error
+		if p, err = b.open(get); err == nil {
+			return p, asked, nil
+		}
+		faults = append(faults, err)
+	}
+	return nil, nil, usageError{errors.Join(faults...)}
+}
+
+// prompt asks a person at a terminal.
+type prompt struct {
+	in  *os.File
+	out io.Writer
+}
+
+// newPrompt returns nil if nobody sits there.
+func newPrompt(in *os.File, out io.Writer) *prompt {
+	if !term.IsTerminal(int(in.Fd())) {
+		return nil
+	}
+	return &prompt{in, out}
+}
+
+func (p *prompt) ask(ctx context.Context, question string, secret bool) (string, error) {
+	state, err := term.GetState(int(p.in.Fd()))
+	if err != nil {
+		return "", err
+	}
+	fmt.Fprint(p.out, question)
+	type line struct {
+		text string
+		err  error
+	}
+	typed := make(chan line, 1)
+	go func() {
+		if secret {
+			text, err := term.ReadPassword(int(p.in.Fd()))
+			fmt.Fprintln(p.out)
+			typed <- line{string(text), err}
+			return
+		}
+		var text []byte
+		for b := make([]byte, 1); ; {
+			n, err := p.in.Read(b) // one by one: what follows the line is for whoever asks next
+			if err != nil || n == 1 && b[0] == '\n' {
+				typed <- line{string(text), err}
+				return
+			}
+			text = append(text, b[:n]...)
+		}
+	}()
+	select {
+	case l := <-typed:
+		if l.err != nil {
+			return "", usageError{errors.New("the input ended before it was all typed")}
+		}
+		return strings.TrimSpace(l.text), nil
+	case <-ctx.Done():
+		// The process is about to end, and must not leave a terminal that shows nothing.
+		term.Restore(int(p.in.Fd()), state)
+		fmt.Fprintln(p.out)
+		return "", ctx.Err()
+	}
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brokerauth/brokerauth"
+)
+
+func (a *app) tokenCommand() *cobra.Command {
+	var (
+		header, asJSON bool
+		live           period
+	)
+	cmd := &cobra.Command{
+		Use:   "token BROKER",
+		Short: "Print a fresh access token",
+		Long: "Print a fresh access token, renewed if need be. It never asks a person.\n\n" +
+			"    brokerauth token schwab --header | curl -H @- https://api.schwabapi.com/…\n\n" +
+			"keeps it out of the list of processes, which an argument would show to all users.",
+		Args:      oneBroker,
+		ValidArgs: brokerNames(),
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&header, "header", false, "print the whole Authorization header")
+	flags.BoolVar(&asJSON, "json", false, "print access_token, token_type and expires_at as JSON")
+	flags.Var(&live, "for", "renew the token first unless it lives that long")
+	cmd.MarkFlagsMutuallyExclusive("header", "json")
+	cmd.RunE = a.action(func(ctx context.Context, args []string) error {
+		return a.with(ctx, args[0], func(ctx context.Context, s *brokerauth.Session) error {
+			t, err := s.Token(ctx)
+			if err == nil {
+				t, err = a.atLeast(ctx, s, t, time.Duration(live))
+			}
+			if err != nil {
+				return err
+			}
+			kind := t.TokenType
+			if kind == "" || strings.EqualFold(kind, "Bearer") {
+				kind = "Bearer" // some brokers answer "bearer" and then expect "Bearer"
+			}
+			switch {
+			case header:
+				a.say("Authorization: %s %s", kind, t.AccessToken)
+			case asJSON:
+				var expires *time.Time
+				if !t.Expiry.IsZero() {
+					expires = &t.Expiry
+				}
+				return json.NewEncoder(a.out).Encode(struct {
+					AccessToken string     `json:"access_token"`
+					TokenType   string     `json:"token_type"`
+					ExpiresAt   *time.Time `json:"expires_at"`
+				}{t.AccessToken, kind, expires})
+			default:
+				a.say("%s", t.AccessToken)
+			}
+			return nil
+		})
+	})
+	return cmd
+}
+
+// atLeast returns a token that lives for d more: t, or one that is renewed as if an API had refused t, so that of many
+// callers one asks the broker, and none asks it too often.
+func (a *app) atLeast(ctx context.Context, s *brokerauth.Session, t *brokerauth.Token, d time.Duration) (*brokerauth.Token, error) {
+	enough := func(t *brokerauth.Token) bool { return t.Expiry.IsZero() || time.Until(t.Expiry.Round(0)) >= d }
+	if enough(t) {
+		return t, nil
+	}
+	if life := t.Expiry.Sub(t.Issued); d >= life {
+		return nil, usageError{fmt.Errorf("%s's access tokens live %s: none lives for %s", a.broker, inWords(life), inWords(d))}
+	}
+	renewed, err := s.Refresh(ctx, t)
+	if err != nil {
+		return nil, fmt.Errorf("no token that lives for %s, but without --for there is one for %s: %w",
+			inWords(d), inWords(time.Until(t.Expiry)), err)
+	}
+	if !enough(renewed) {
+		return nil, fmt.Errorf("%s: the renewed token lives for %s only: %w", a.broker, inWords(time.Until(renewed.Expiry)), brokerauth.ErrUnavailable)
+	}
+	return renewed, nil
+}
+
+func (a *app) refreshCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "refresh BROKER",
+		Short: "Renew the access token now",
+		Long: "Renew the access token now, however fresh it is, to see it work. Programs have no need of it: " +
+			"token renews by itself.",
+		Args:      oneBroker,
+		ValidArgs: brokerNames(),
+	}
+	cmd.RunE = a.action(func(ctx context.Context, args []string) error {
+		return a.with(ctx, args[0], func(ctx context.Context, s *brokerauth.Session) error {
+			if _, err := s.Refresh(ctx, nil); err != nil {
+				return err
+			}
+			st, err := s.Status(context.WithoutCancel(ctx))
+			if err != nil {
+				return err
+			}
+			a.say("%s: refreshed: %s", a.who(st.Key), clocks(st))
+			return nil
+		})
+	})
+	return cmd
+}
+
+func (a *app) logoutCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "logout BROKER",
+		Short: "Delete the stored login",
+		Long: "Delete every stored copy of the login. The broker is not told, as it has no way to be: what it issued ends " +
+			"by itself, or with the next login.",
+		Args:      oneBroker,
+		ValidArgs: brokerNames(),
+	}
+	cmd.RunE = a.action(func(ctx context.Context, args []string) error {
+		b, err := findBroker(args[0])
+		if err != nil {
+			return err
+		}
+		a.broker = b.name
+		sessions, _, err := a.stored(ctx, b)
+		if err != nil {
+			return err
+		}
+		if len(sessions) > 1 {
+			return usageError{fmt.Errorf("%s: several apps' logins are stored: set %s to say which to delete", b.name, b.settings[0].name)}
+		}
+		for _, s := range sessions {
+			st, statusErr := s.Status(ctx)
+			if err := closed(s, s.Logout(ctx)); err != nil {
+				return err
+			}
+			if !st.LoggedIn && statusErr == nil {
+				a.say("%s: nothing was stored.", a.who(st.Key))
+				continue
+			}
+			a.say("%s: logged out: deleted %s.", a.who(st.Key), st.KeptAs)
+			if end := cmp.Or(st.LoginBy, st.AccessExpiresAt); end.After(time.Now()) {
+				a.say("What the broker issued ends by itself by %s, or with the next login.", moment(end))
+			}
+		}
+		return nil
+	})
+	return cmd
+}

@@ -152,9 +152,11 @@ func utc(t *Token) *Token {
 	return c
 }
 
-// verdictFor returns the verdict if it is about this refresh token and these settings, else nil.
+// verdictFor returns the verdict if it is about this refresh token and these settings, else nil. Empty settings are
+// those of a program that only looks.
 func (r *record) verdictFor(settings string) *verdict {
-	if r == nil || r.verdict == nil || r.verdict.Token != fingerprint(r.refreshToken()) || r.verdict.Settings != settings {
+	if r == nil || r.verdict == nil || r.verdict.Token != fingerprint(r.refreshToken()) ||
+		settings != "" && r.verdict.Settings != settings {
 		return nil
 	}
 	return r.verdict

@@ -23,7 +23,7 @@ func (a *app) statusCommand() *cobra.Command {
 		Use:   "status [BROKER]",
 		Short: "Tell how long the login lasts",
 		Long: "Tell how long the access token and the login last, of one broker or of all stored logins. " +
-			"It asks no broker and changes nothing. What the broker refused last it knows only with the app's settings.\n\n" +
+			"It asks no broker and changes nothing.\n\n" +
 			"It exits with 3 if a person must log in, and for several logins with the highest code of any.",
 		Args:      cobra.MaximumNArgs(1),
 		ValidArgs: brokerNames(),
@@ -58,9 +58,6 @@ func (a *app) statusCommand() *cobra.Command {
 				err = due(st, time.Duration(within))
 				if !asJSON {
 					a.describe(st)
-					if _, ok := s.Provider.(onlyStored); ok && st.LoggedIn {
-						a.say("  refusals by the broker are not known without the app's settings")
-					}
 				}
 			} else {
 				st.LastError = err // for JSON

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -143,11 +144,16 @@ type answer struct {
 	raw    string   // the body, for rules only: it is never shown
 }
 
+// pattern compiles when it is first needed, which is after a refusal: a command that only prints a token does not wait.
+func pattern(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
+
 var (
-	codelike = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,64}$`)
-	heading  = regexp.MustCompile(`(?is)<(?:title|h1)[^>]*>(.*?)</(?:title|h1)`)
-	tag      = regexp.MustCompile(`<[^>]*>`)
-	escape   = regexp.MustCompile(`%[0-9A-F]{2}`)
+	codelike = pattern(`^[A-Za-z0-9_.:-]{1,64}$`)
+	heading  = pattern(`(?is)<(?:title|h1)[^>]*>(.*?)</(?:title|h1)`)
+	tag      = pattern(`<[^>]*>`)
+	escape   = pattern(`%[0-9A-F]{2}`)
 )
 
 // readAnswer reads an error's body in every shape that brokers and the gateways before them have sent: JSON of many
@@ -158,8 +164,8 @@ func readAnswer(body []byte) answer {
 	body = bytes.TrimSpace(bytes.TrimPrefix(body, []byte("\ufeff")))
 	if bytes.HasPrefix(body, []byte("<")) {
 		a.html = true
-		for _, m := range heading.FindAllSubmatch(body, 2) {
-			a.text(html.UnescapeString(tag.ReplaceAllString(string(m[1]), " ")), 0)
+		for _, m := range heading().FindAllSubmatch(body, 2) {
+			a.text(html.UnescapeString(tag().ReplaceAllString(string(m[1]), " ")), 0)
 		}
 		return a
 	}
@@ -215,7 +221,7 @@ func (a *answer) value(v any, depth int) {
 			if n, ok := field.(json.Number); ok {
 				field = n.String()
 			}
-			if s, ok := field.(string); ok && codelike.MatchString(s) && len(a.codes) < maxSaid {
+			if s, ok := field.(string); ok && codelike().MatchString(s) && len(a.codes) < maxSaid {
 				a.codes = append(a.codes, s)
 			} else {
 				a.value(field, depth+1) // such as a sentence where a code should be
@@ -257,10 +263,10 @@ func (e *quietError) Is(target error) bool { return errors.Is(e.err, target) }
 func (e *quietError) As(target any) bool   { return errors.As(e.err, target) }
 
 var (
-	named    = regexp.MustCompile(`(?i)(\w*(?:token|digest|secret|password|signature|session|cookie|jwt|code|state)\w*)=[^\s,;&\[\](){}"']+`)
-	userinfo = regexp.MustCompile(`//[^/\s@]*@`)
-	long     = regexp.MustCompile(`[A-Za-z0-9_.~+/@%-]{24,}=*`)
-	words    = regexp.MustCompile(`^[./_-]*[A-Za-z][a-z]{0,15}([A-Z][a-z]{1,15})*([./_-]+([A-Za-z][a-z]{0,15}([A-Z][a-z]{1,15})*|v?[0-9]))*[./]*$`)
+	named    = pattern(`(?i)(\w*(?:token|digest|secret|password|signature|session|cookie|jwt|code|state)\w*)=[^\s,;&\[\](){}"']+`)
+	userinfo = pattern(`//[^/\s@]*@`)
+	long     = pattern(`[A-Za-z0-9_.~+/@%-]{24,}=*`)
+	words    = pattern(`^[./_-]*[A-Za-z][a-z]{0,15}([A-Z][a-z]{1,15})*([./_-]+([A-Za-z][a-z]{0,15}([A-Z][a-z]{1,15})*|v?[0-9]))*[./]*$`)
 )
 
 // scrub removes secrets, whatever their form, and what looks like one from text that is about to be shown.
@@ -300,19 +306,19 @@ func scrub(s string, secrets []string) string {
 			b.WriteString(redacted)
 		}
 	}
-	s = named.ReplaceAllString(b.String(), "${1}="+redacted)
-	s = long.ReplaceAllStringFunc(s, func(run string) string {
-		if words.MatchString(run) {
+	s = named().ReplaceAllString(b.String(), "${1}="+redacted)
+	s = long().ReplaceAllStringFunc(s, func(run string) string {
+		if words().MatchString(run) {
 			return run
 		}
 		return redacted
 	})
-	return clean(userinfo.ReplaceAllString(s, "//"+redacted+"@"))
+	return clean(userinfo().ReplaceAllString(s, "//"+redacted+"@"))
 }
 
 // forms returns the ways a secret may be spelled in an answer.
 func forms(secret string) []string {
-	lower := func(s string) string { return escape.ReplaceAllStringFunc(s, strings.ToLower) }
+	lower := func(s string) string { return escape().ReplaceAllStringFunc(s, strings.ToLower) }
 	query, path := url.QueryEscape(secret), url.PathEscape(secret)
 	return []string{
 		secret, query, path, lower(query), lower(path),

@@ -67,6 +67,9 @@ type Info struct {
 	// Origins are the scheme, host and port that the token may be sent to, such as "https://api.schwabapi.com".
 	// A host may begin with "*." for exactly one label.
 	Origins []string
+	// UserAgent is what requests are to call themselves, "product/version", where the broker insists: token calls do,
+	// and API calls that set none of their own. Empty: net/http's.
+	UserAgent string
 	// Margin is the longest time before the access token's expiry at which it is renewed. A Session takes the smaller
 	// of it and a fifth of the token's life.
 	Margin time.Duration

@@ -34,31 +34,32 @@ type Error struct {
 	Err         error         // what lies beneath, such as a network error; may be nil
 }
 
-// Error says what happened and what to do.
+// Error says what happened and what to do, and then in the broker's words why.
 func (e *Error) Error() string {
-	var b strings.Builder
-	b.WriteString(e.Provider + ": " + e.Op)
+	parts := []string{e.Provider, e.Op}
 	if e.Kind != nil {
-		b.WriteString(": " + e.Kind.Error())
-	}
-	if e.Status != 0 {
-		fmt.Fprintf(&b, ": HTTP %d", e.Status)
-	}
-	for _, s := range []string{clean(e.Code), clean(e.Description)} {
-		if s != "" {
-			b.WriteString(": " + s)
-		}
-	}
-	if e.Err != nil {
-		b.WriteString(": " + clean(e.Err.Error()))
+		parts = append(parts, e.Kind.Error())
 	}
 	if e.Hint != "" {
-		b.WriteString(": " + e.Hint)
+		parts = append(parts, e.Hint)
+	}
+	var why []string
+	if e.Status != 0 {
+		why = append(why, fmt.Sprintf("HTTP %d", e.Status))
+	}
+	for _, s := range []string{clean(e.Code), clean(e.Description), underlying(e)} {
+		if s != "" {
+			why = append(why, s)
+		}
+	}
+	text := strings.Join(parts, ": ")
+	if len(why) > 0 {
+		text += " (" + strings.Join(why, ": ") + ")"
 	}
 	if e.RetryAfter > 0 {
-		fmt.Fprintf(&b, " (try again in %s)", e.RetryAfter.Round(time.Second))
+		text += fmt.Sprintf("; try again in %s", e.RetryAfter.Round(time.Second))
 	}
-	return b.String()
+	return text
 }
 
 // Unwrap gives errors.Is and errors.As the kind and what lies beneath.

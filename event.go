@@ -11,6 +11,7 @@ type Event struct {
 	// Kind is one of
 	//
 	//	"login"       a login was completed and saved
+	//	"moved"       the login was handed to another place
 	//	"logout"      the login and every copy of it were deleted
 	//	"refreshed"   the broker issued a new access token, and it was saved
 	//	"adopted"     a token that another process saved was taken

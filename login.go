@@ -20,7 +20,7 @@ func (s *Session) Ensure(ctx context.Context, flow Flow, within time.Duration) e
 	if err != nil && !errors.Is(err, ErrCorrupt) {
 		return err
 	}
-	if err == nil && st.LoggedIn && (st.LoginBy.IsZero() || time.Until(st.LoginBy) > within) {
+	if err == nil && !st.LoginRequired(within) {
 		// Its days are an estimate: the broker may have ended it early.
 		_, err := s.Token(ctx)
 		if errors.Is(err, ErrUnavailable) && !st.LoginBy.IsZero() {
@@ -95,6 +95,64 @@ func (s *Session) logIn(ctx context.Context, flow Flow) error {
 	return err
 }
 
+// Move ends the login here because it goes elsewhere: hand gets the token, and only when it has returned nil does this
+// store forget it and remember to, which is for people. Meanwhile nobody renews the token, so that whoever takes it is
+// the only one to have it. Afterwards Token says [ErrLoginRequired] and where the login went, until somebody logs in.
+func (s *Session) Move(ctx context.Context, to string, hand func(*Token) error) error {
+	key, err := s.key()
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return s.errClosed()
+	}
+	s.finishing.Add(1)
+	epoch := s.epoch
+	s.mu.Unlock()
+	defer s.finishing.Done()
+	if _, err := s.saveUnsaved(ctx); err != nil {
+		return err
+	}
+	// A claim keeps everybody else from renewing.
+	r := &refresh{Session: s, key: key, info: s.Provider.Info(), waiting: ctx, base: context.WithoutCancel(ctx), began: time.Now(),
+		epoch: epoch, machine: machine()}
+	claimed, mine, err := r.claimToken()
+	if err != nil {
+		return err
+	}
+	next := mine.with(func(c *record) { c.claim = nil })
+	handErr := hand(mine.token)
+	if handErr == nil {
+		next = next.with(func(c *record) {
+			delete(c.fields, "token")
+			c.token, c.verdict, c.doubt, c.moved = nil, nil, time.Time{}, &moved{To: clean(to), At: time.Now().Round(0).UTC()}
+		})
+	}
+	raw, err := next.encode(key.Provider)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.base, storeTimeout)
+	defer cancel()
+	switch swapped, err := s.Store.CompareAndSwap(ctx, key, claimed, raw); {
+	case handErr != nil:
+		return fmt.Errorf("%s: the login stays here: %w", key.Provider, handErr)
+	case err != nil:
+		return fmt.Errorf("%s: the login was handed over, but is still stored here, too: log out here before it is renewed: %w", key.Provider, err)
+	case !swapped:
+		return fmt.Errorf("%s: the login was handed over, but changed here meanwhile: log in again at one of the two places", key.Provider)
+	}
+	s.mu.Lock()
+	s.epoch++
+	s.unsaved, s.saveErr = nil, nil
+	s.current.Store(nil)
+	s.mu.Unlock()
+	s.emit(Event{Kind: "moved", Key: key, Token: fingerprint(mine.token.AccessToken)})
+	return nil
+}
+
 // prove writes, reads and deletes a record of its own, and looks whether a login may stand in the place of key.
 func (s *Session) prove(ctx context.Context, key Key) error {
 	if _, _, err := s.load(ctx, key); err != nil {
@@ -103,7 +161,7 @@ func (s *Session) prove(ctx context.Context, key Key) error {
 			return err
 		}
 	}
-	probe, want := Key{Provider: "~probe", Profile: rand.Text()}, []byte(`{"v":1}`)
+	probe, want := Key{Provider: "~probe", Profile: strings.ToLower(rand.Text())}, []byte(`{"v":1}`)
 	swapped, err := s.Store.CompareAndSwap(ctx, probe, nil, want)
 	if err != nil || !swapped {
 		return errorOr(err, "a new record was not taken")

@@ -19,6 +19,7 @@ type record struct {
 	claim   *claim                     // nil: nobody is refreshing
 	verdict *verdict                   // nil: the broker has refused nothing
 	doubt   time.Time                  // when a refresh was sent whose answer never came; zero: there is none
+	moved   *moved                     // where the token went; nil: it is here
 	forced  []time.Time                // refreshes that a refused request forced, in the last hour
 }
 
@@ -28,6 +29,12 @@ type claim struct {
 	Since   time.Time `json:"since"`
 	Machine string    `json:"machine,omitempty"` // empty: its process cannot be looked for
 	PID     int       `json:"pid,omitempty"`
+}
+
+// moved says where a login went that was here.
+type moved struct {
+	To string    `json:"to"`
+	At time.Time `json:"at"`
 }
 
 // verdict is what the broker last refused, for every process that shares the record.
@@ -74,7 +81,7 @@ func decodeRecord(raw []byte) (*record, error) {
 	}
 	var stored *storedToken
 	for name, into := range map[string]any{
-		"token": &stored, "claim": &r.claim, "verdict": &r.verdict, "doubt": &r.doubt, "forced": &r.forced,
+		"token": &stored, "claim": &r.claim, "verdict": &r.verdict, "doubt": &r.doubt, "moved": &r.moved, "forced": &r.forced,
 	} {
 		if field, ok := r.fields[name]; ok {
 			if err := json.Unmarshal(field, into); err != nil {
@@ -107,7 +114,7 @@ func (r *record) encode(provider string) ([]byte, error) {
 		set   bool
 	}{
 		"claim": {r.claim, r.claim != nil}, "verdict": {r.verdict, r.verdict != nil},
-		"doubt": {r.doubt, !r.doubt.IsZero()}, "forced": {r.forced, len(r.forced) > 0},
+		"doubt": {r.doubt, !r.doubt.IsZero()}, "moved": {r.moved, r.moved != nil}, "forced": {r.forced, len(r.forced) > 0},
 	} {
 		delete(fields, name)
 		if field.set {
@@ -135,11 +142,11 @@ func (r *record) with(change func(*record)) *record {
 	return c
 }
 
-// withToken returns a copy of r, which may be nil, with a new token: no claim, verdict or doubt outlives that.
+// withToken returns a copy of r, which may be nil, with a new token: no claim, verdict, doubt or move outlives that.
 func (r *record) withToken(t *Token) *record {
 	return r.with(func(c *record) {
 		delete(c.fields, "token")
-		c.token, c.claim, c.verdict, c.doubt = utc(t), nil, nil, time.Time{}
+		c.token, c.claim, c.verdict, c.doubt, c.moved = utc(t), nil, nil, time.Time{}, nil
 	})
 }
 

@@ -67,9 +67,8 @@ func (r *refresh) run() (*Token, error) {
 			return t, nil
 		}
 		if !rec.hasToken() {
-			if _, ok := r.Provider.(LoginProvider); ok {
-				return nil, &Error{Provider: r.info.Name, Op: "refresh", Kind: ErrLoginRequired,
-					Hint: fmt.Sprintf("nobody is logged in as profile %q: log in first", r.key.Profile)}
+			if err := r.absent(rec); err != nil {
+				return nil, err
 			}
 		} else if r.want.person && r.want.refused == nil {
 			r.want.refused = rec.token // so that what somebody else saves from here on will do
@@ -101,6 +100,44 @@ func (r *refresh) run() (*Token, error) {
 		}
 		if t, again, err := r.ask(claimed, mine); !again {
 			return t, err
+		}
+	}
+}
+
+// absent says why there is no token, unless the broker can mint a first one.
+func (r *refresh) absent(rec *record) error {
+	e := &Error{Provider: r.info.Name, Op: "refresh", Kind: ErrLoginRequired,
+		Hint: fmt.Sprintf("nobody is logged in as profile %q: log in first", r.key.Profile)}
+	if rec != nil && rec.moved != nil {
+		e.Hint = fmt.Sprintf("this login was moved to %s on %s: use it there, or log in here again",
+			rec.moved.To, rec.moved.At.Local().Format(time.DateTime))
+		return e
+	}
+	if _, ok := r.Provider.(LoginProvider); ok {
+		return e
+	}
+	return nil
+}
+
+// claimToken claims the record once nobody else does, for as long as it takes to hand the token over.
+func (r *refresh) claimToken() ([]byte, *record, error) {
+	poll := poll{began: r.began}
+	for {
+		raw, rec, err := r.load(r.waiting, r.key)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !rec.hasToken() {
+			return nil, nil, cmp.Or(r.absent(rec), error(&Error{Provider: r.info.Name, Op: "refresh", Kind: ErrLoginRequired,
+				Hint: "nothing is stored yet"}))
+		}
+		if rec.claim == nil || r.void(rec.claim, time.Now()) {
+			if claimed, mine, err := r.claim(raw, rec); err != nil || mine != nil {
+				return claimed, mine, err
+			}
+		}
+		if err := poll.wait(r.waiting); err != nil {
+			return nil, nil, err
 		}
 	}
 }

@@ -806,6 +806,12 @@ func TestEnsure(t *testing.T) {
 		b.RevokeLogins()
 		ensure(12*time.Hour, 5)
 		mustToken(t, s)
+		// The same, and the access token would still do for a while.
+		b.RevokeLogins()
+		if _, err := s.Refresh(t.Context(), nil); !errors.Is(err, brokerauth.ErrLoginRequired) {
+			t.Fatal(err)
+		}
+		ensure(12*time.Hour, 6)
 	})
 }
 
@@ -950,6 +956,54 @@ func TestTwoAppsTwoLogins(t *testing.T) {
 	if _, err := alice.Token(t.Context()); !errors.Is(err, brokerauth.ErrLoginRequired) {
 		t.Errorf("another profile: %v", err)
 	}
+}
+
+func TestMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		here, there := new(memory.Store), new(memory.Store)
+		s, e := loggedIn(t, b, here)
+		defer s.Close()
+		other, _ := session(b, here)
+		defer other.Close()
+		new, _ := session(b, there)
+		defer new.Close()
+		token := mustToken(t, s)
+		if err := s.Move(t.Context(), "nowhere", func(*brokerauth.Token) error { return errDisk }); !errors.Is(err, errDisk) {
+			t.Errorf("%v", err)
+		}
+		if mustToken(t, s) != token || e.has("moved") {
+			t.Error("a move that failed took the login away")
+		}
+		time.Sleep(31 * time.Minute) // so that other wants to renew what is on its way
+		renewed := make(chan error)
+		must(t, s.Move(t.Context(), "a test", func(token *brokerauth.Token) error {
+			go func() {
+				_, err := other.Token(t.Context())
+				renewed <- err
+			}()
+			time.Sleep(5 * time.Second)
+			return new.Save(t.Context(), token)
+		}))
+		_, err := s.Token(t.Context())
+		for _, err := range []error{err, <-renewed} {
+			if !errors.Is(err, brokerauth.ErrLoginRequired) || !strings.Contains(err.Error(), "a test") {
+				t.Errorf("where the login was: %v", err)
+			}
+		}
+		if refreshes(b) != 0 {
+			t.Error("a login on its way was renewed")
+		}
+		st, err := s.Status(t.Context())
+		if err != nil || st.LoggedIn || st.MovedTo != "a test" || st.MovedAt.IsZero() {
+			t.Errorf("%+v, %v", st, err)
+		}
+		if got := mustToken(t, new); !got.LoggedInAt.Equal(token.LoggedInAt) {
+			t.Error("the login lost its age")
+		}
+		must(t, s.Login(t.Context(), b.Approve))
+		mustToken(t, other)
+	})
 }
 
 func TestNothingSecretIsTold(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 // Status is what is known of a login without asking the broker. No login is a Status, too.
 type Status struct {
 	Key             Key
-	KeptAs          string    // where and how the store keeps it, for people
+	KeptAs          string    // where and how the store keeps it, for people; empty: nothing is stored
 	LoggedIn        bool      // a token is stored
 	LoggedInAt      time.Time // when the user consented; zero: unknown
 	AccessExpiresAt time.Time // zero: never
@@ -19,6 +19,8 @@ type Status struct {
 	Scopes          []string  // what the token may do; empty: the broker does not say
 	Refreshing      time.Time // since when a process has been refreshing it; zero: none is
 	LastError       error     // what the broker refused last, while that stands; nil: nothing
+	MovedTo         string    // where the login went that was here; empty: nowhere
+	MovedAt         time.Time // when it did
 	SaveError       error     // why this Session's newest token is not stored; nil: it is
 }
 
@@ -28,7 +30,7 @@ func (s *Session) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	st := Status{Key: key, KeptAs: s.where(key)}
+	st := Status{Key: key}
 	var t *Token
 	s.mu.Lock()
 	st.SaveError = s.saveErr
@@ -41,6 +43,10 @@ func (s *Session) Status(ctx context.Context) (Status, error) {
 		return st, err
 	}
 	if rec != nil {
+		st.KeptAs = s.where(key)
+		if rec.moved != nil {
+			st.MovedTo, st.MovedAt = rec.moved.To, rec.moved.At
+		}
 		if t == nil {
 			t = rec.token
 		}
@@ -74,6 +80,12 @@ func (st Status) MarshalJSON() ([]byte, error) {
 		}
 		return t
 	}
+	orNone := func(s string) any {
+		if s == "" {
+			return nil
+		}
+		return s
+	}
 	text := func(err error) any {
 		if err == nil {
 			return nil
@@ -81,10 +93,10 @@ func (st Status) MarshalJSON() ([]byte, error) {
 		return err.Error()
 	}
 	m := map[string]any{
-		"broker": st.Key.Provider, "profile": st.Key.Profile, "kept_as": st.KeptAs, "logged_in": st.LoggedIn,
+		"broker": st.Key.Provider, "profile": st.Key.Profile, "kept_as": orNone(st.KeptAs), "logged_in": st.LoggedIn,
 		"logged_in_at": orNull(st.LoggedInAt), "age_seconds": nil, "access_expires_at": orNull(st.AccessExpiresAt),
 		"login_by": orNull(st.LoginBy), "scopes": append([]string{}, st.Scopes...),
-		"last_error": text(st.LastError), "save_error": text(st.SaveError),
+		"last_error": text(st.LastError), "save_error": text(st.SaveError), "moved_to": orNone(st.MovedTo),
 	}
 	if !st.LoggedInAt.IsZero() {
 		m["age_seconds"] = int64(time.Since(st.LoggedInAt).Seconds())

@@ -29,16 +29,21 @@ func (s *Session) Client(base *http.Client) *http.Client {
 		t.base = http.DefaultTransport
 	}
 	if s.Provider != nil {
-		t.origins = s.Provider.Info().Origins
+		info := s.Provider.Info()
+		t.origins = info.Origins
+		if info.UserAgent != "" {
+			t.userAgent = []string{info.UserAgent}
+		}
 	}
 	c.Transport = t
 	return c
 }
 
 type transport struct {
-	session *Session
-	base    http.RoundTripper
-	origins []string
+	session   *Session
+	base      http.RoundTripper
+	origins   []string
+	userAgent []string // the header's value; nil: net/http's
 }
 
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -58,7 +63,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, err
 	}
-	resp, err := t.base.RoundTrip(sign(req, p))
+	resp, err := t.base.RoundTrip(t.sign(req, p))
 	if err != nil || resp.StatusCode != http.StatusUnauthorized {
 		return resp, err
 	}
@@ -66,7 +71,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil || !replayable(req) {
 		return resp, nil
 	}
-	again := sign(req, next)
+	again := t.sign(req, next)
 	if req.GetBody != nil {
 		if again.Body, err = req.GetBody(); err != nil {
 			return resp, nil
@@ -102,9 +107,12 @@ func (s *Session) after401(req *http.Request, refused *Token) (*published, error
 }
 
 // sign returns a copy of req with the Authorization header. The copy shares what is not signed.
-func sign(req *http.Request, p *published) *http.Request {
+func (t *transport) sign(req *http.Request, p *published) *http.Request {
 	c := *req
-	c.Header = make(http.Header, len(req.Header)+1)
+	c.Header = make(http.Header, len(req.Header)+2)
+	if t.userAgent != nil {
+		c.Header["User-Agent"] = t.userAgent[:1:1] // the request's own replaces it
+	}
 	for name, values := range req.Header {
 		c.Header[name] = values
 	}

@@ -5,9 +5,11 @@
 // TCP. Login page, codes, tokens, lifetimes and error bodies are the broker's own; whatever it issues begins with
 // "emulated.", so that nobody takes it for the real thing.
 //
-//	broker := emulator.Schwab(t)
+//	broker := emulator.Schwab(t) // or TDAmeritrade, or Tastytrade
 //	session := &brokerauth.Session{Provider: broker.Provider(), Store: new(memory.Store)}
 //	err := session.Login(ctx, broker.Approve)
+//
+// At Tastytrade Provider has a personal grant and needs no login; LoginProvider is a partner's app, which does.
 //
 // [Broker.Advance] moves its clock, [Broker.Inject] makes calls go wrong, [Broker.RevokeLogins] and
 // [Broker.RevokeAccess] kill tokens before their time, and [Broker.Handle] adds a program's own API replies.
@@ -29,6 +31,7 @@ import (
 // Config says how an emulated broker behaves. The zero value is the broker's own behaviour, for any client.
 type Config struct {
 	ClientID, ClientSecret string        // the one registered app; empty: any is accepted
+	Grant                  string        // the personal grant's refresh token, at Tastytrade; empty: one is made up
 	AutoApprove            bool          // the login page consents by itself, at once
 	AccessTTL              time.Duration // life of an access token, in whole seconds; 0: the broker's own
 	LoginTTL               time.Duration // life of a login, from consent; 0: the broker's own
@@ -46,6 +49,7 @@ type Broker struct {
 	rules    rules
 	provider brokerauth.LoginProvider
 	handlers *http.ServeMux // the caller's own
+	personal *grant         // the personal grant; nil: this broker has none
 
 	logging sync.Mutex
 
@@ -60,10 +64,22 @@ type Broker struct {
 	secrets  []string
 }
 
-// New returns an emulated broker. It knows "schwab".
+// New returns an emulated broker. It knows "schwab", "tdameritrade", "tastytrade" and "tastytrade-sandbox".
 func New(broker string, c Config) (*Broker, error) {
-	if broker != "schwab" {
-		return nil, fmt.Errorf("emulator: no broker is called %q; there is schwab", broker)
+	var own rules
+	switch broker {
+	case "schwab":
+		own = schwabRules()
+	case "tdameritrade":
+		own = tdRules()
+	case "tastytrade", "tastytrade-sandbox":
+		own = tastyRules(broker)
+	default:
+		return nil, fmt.Errorf("emulator: no broker is called %q; there are schwab, tdameritrade, tastytrade and "+
+			"tastytrade-sandbox", broker)
+	}
+	if c.Grant != "" && own.grant == nil {
+		return nil, fmt.Errorf("emulator: %s has no personal grants", broker)
 	}
 	if c.AccessTTL < 0 || c.AccessTTL%time.Second != 0 {
 		return nil, fmt.Errorf("emulator: an access token cannot live %s: choose whole seconds", c.AccessTTL)
@@ -73,7 +89,7 @@ func New(broker string, c Config) (*Broker, error) {
 	}
 	b := &Broker{
 		config:   c,
-		rules:    schwabRules(),
+		rules:    own,
 		handlers: http.NewServeMux(),
 		codes:    make(map[string]*code),
 		renewals: make(map[string]*login),
@@ -87,6 +103,12 @@ func New(broker string, c Config) (*Broker, error) {
 		return nil, fmt.Errorf("emulator: %w", err)
 	}
 	b.provider = p
+	if own.grant != nil {
+		b.personal = b.newGrant(c.Grant)
+		if _, err := b.rules.grant(b, b.personal.refresh); err != nil {
+			return nil, fmt.Errorf("emulator: %w", err)
+		}
+	}
 	return b, nil
 }
 
@@ -99,6 +121,24 @@ type TB interface {
 // Schwab returns an emulated Schwab for a test, with at most one Config.
 func Schwab(t TB, c ...Config) *Broker {
 	t.Helper()
+	return forTest(t, "schwab", c)
+}
+
+// TDAmeritrade returns an emulated TD Ameritrade for a test, with at most one Config. The real one is no more, so its
+// provider has an address of its own: programs build theirs from Info().BaseURL.
+func TDAmeritrade(t TB, c ...Config) *Broker {
+	t.Helper()
+	return forTest(t, "tdameritrade", c)
+}
+
+// Tastytrade returns an emulated tastytrade for a test, with at most one Config. It is the live one; New has the sandbox.
+func Tastytrade(t TB, c ...Config) *Broker {
+	t.Helper()
+	return forTest(t, "tastytrade", c)
+}
+
+func forTest(t TB, broker string, c []Config) *Broker {
+	t.Helper()
 	if len(c) > 1 {
 		t.Fatal("emulator: more than one Config")
 	}
@@ -106,7 +146,7 @@ func Schwab(t TB, c ...Config) *Broker {
 	if len(c) > 0 {
 		config = c[0]
 	}
-	b, err := New("schwab", config)
+	b, err := New(broker, config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +156,25 @@ func Schwab(t TB, c ...Config) *Broker {
 // Provider returns the broker's provider, ready and wired to b. Its API calls need b as their transport, too:
 //
 //	session.Client(&http.Client{Transport: b})
-func (b *Broker) Provider() brokerauth.LoginProvider { return b.provider }
+//
+// At Tastytrade it is that of a personal grant: Config.Grant, or after RevokeLogins one made anew, as a person would on
+// the website and put into the settings.
+func (b *Broker) Provider() brokerauth.Provider {
+	if b.personal == nil {
+		return b.provider
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.personal.login.refresh == "" {
+		b.personal = b.newGrant("")
+	}
+	p, _ := b.rules.grant(b, b.personal.refresh) // New has seen it succeed
+	return p
+}
+
+// LoginProvider returns the provider with a login page, ready and wired to b. At Tastytrade it is a partner's; elsewhere
+// it is Provider's.
+func (b *Broker) LoginProvider() brokerauth.LoginProvider { return b.provider }
 
 // Approve is a [brokerauth.Flow]: a user who opens the login page and consents.
 func (b *Broker) Approve(ctx context.Context, login *brokerauth.Login,
@@ -141,7 +199,8 @@ func (b *Broker) Advance(d time.Duration) {
 	b.offset += d
 }
 
-// RevokeLogins kills every refresh token, as a change of password does. Access tokens live on.
+// RevokeLogins kills every refresh token, as a change of password does, or at Tastytrade a new secret. Access tokens live
+// on.
 func (b *Broker) RevokeLogins() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -164,7 +223,7 @@ func (b *Broker) Requests() []Request {
 	return slices.Clone(b.requests)
 }
 
-// Secrets returns all that must never show up in a log or an error: the app's secret and each code and token issued.
+// Secrets returns all that must never show up in a log or an error: the app's secret and each code, token and grant.
 func (b *Broker) Secrets() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()

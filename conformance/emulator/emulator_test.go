@@ -1001,7 +1001,7 @@ func TestSchwabFailsTheTest(t *testing.T) {
 func TestFlows(t *testing.T) {
 	for _, auto := range []bool{false, true} {
 		b := emulator.Schwab(t, emulator.Config{AutoApprove: auto})
-		p := b.Provider()
+		p := b.LoginProvider()
 		login, err := p.Begin(t.Context())
 		if err != nil {
 			t.Fatal(err)

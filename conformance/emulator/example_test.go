@@ -43,6 +43,31 @@ func Example() {
 	// accounts: 200 OK
 }
 
+// A personal grant at tastytrade: nobody logs in, and a grant that was deleted is for a person to replace.
+func ExampleTastytrade() {
+	broker, err := emulator.New("tastytrade", emulator.Config{}) // in a test, emulator.Tastytrade(t)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx := context.Background()
+	session := &brokerauth.Session{Provider: broker.Provider(), Store: new(memory.Store)}
+	defer session.Close()
+	token, err := session.Token(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("access for", token.Expiry.Sub(token.Issued), "to", token.Extra["scope"])
+
+	broker.RevokeLogins()
+	_, err = session.Refresh(ctx, nil)
+	fmt.Println("settings must change:", errors.Is(err, brokerauth.ErrRejected))
+	// Output:
+	// access for 15m0s to read trade openid
+	// settings must change: true
+}
+
 // Two bad minutes of a broker, for a program that should sit them out.
 func ExampleBroker_Inject() {
 	broker, err := emulator.New("schwab", emulator.Config{})

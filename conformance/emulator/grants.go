@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,18 +14,21 @@ import (
 
 // code is an authorization code: a consent that waits to be exchanged.
 type code struct {
-	client, redirect string
-	challenge        string // PKCE, S256; empty: none
-	consented        time.Time
-	spent            bool
+	asked
+	challenge string // PKCE, S256; empty: none
+	consented time.Time
+	spent     bool
 }
 
-// login is a consent that was exchanged.
+// login is a consent that was exchanged, or a personal grant.
 type login struct {
-	client  string
-	ends    time.Time
-	refresh string // the one refresh token that works; empty: none does
+	client  string // empty: any
+	scope   string
+	ends    time.Time // zero: never
+	refresh string    // the one refresh token that works; empty: none does
 }
+
+func (l *login) over(now time.Time) bool { return !l.ends.IsZero() && !now.Before(l.ends) }
 
 type access struct {
 	login *login
@@ -35,27 +39,56 @@ type access struct {
 func (b *Broker) now() time.Time { return time.Now().Add(b.offset) }
 
 // consent issues an authorization code.
-func (b *Broker) consent(client, redirect, challenge string) string {
+func (b *Broker) consent(q asked, challenge string) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c := b.secret(b.rules.newCode())
-	b.codes[c] = &code{client: client, redirect: redirect, challenge: challenge, consented: b.now()}
+	b.codes[c] = &code{asked: q, challenge: challenge, consented: b.now()}
 	return c
 }
 
-// errCode is why an authorization code is refused that is neither late nor malformed. Nobody has reported Schwab's own
-// words for that.
-var errCode = errors.New("AuthorizationCode is not valid")
+// grant is a personal grant: a login, and the refresh token that it began with.
+type grant struct {
+	*login
+	refresh string
+}
 
-// redeem exchanges a code. ids are the readings of the client's id.
-func (b *Broker) redeem(ids []string, value, redirect, verifier string) (*tokens, error) {
+// newGrant issues a personal grant, which refresh may spell. b.mu is held, or b is new.
+func (b *Broker) newGrant(refresh string) *grant {
+	l := &login{client: b.config.ClientID, scope: b.rules.scope, ends: b.end(b.now())}
+	if l.refresh = refresh; refresh == "" {
+		l.refresh = b.rules.newRefresh(l, b.now())
+	}
+	b.renewals[b.secret(l.refresh)] = l
+	b.logins = append(b.logins, l)
+	return &grant{l, l.refresh}
+}
+
+// end is when a login ends that begins at start; zero: never.
+func (b *Broker) end(start time.Time) time.Time {
+	if b.rules.loginTTL == 0 {
+		return time.Time{}
+	}
+	return start.Add(b.rules.loginTTL)
+}
+
+var (
+	// errCode is why an authorization code is refused that is neither late nor malformed. Nobody has reported Schwab's
+	// own words for that.
+	errCode    = errors.New("AuthorizationCode is not valid")
+	errUnknown = errors.New("no such refresh token")
+	errDead    = errors.New("the login has ended")
+)
+
+// redeem exchanges a code. ids are the readings of the client's id. The login gets a refresh token only if it lasts.
+func (b *Broker) redeem(ids []string, value, redirect, verifier string, lasts bool) (*tokens, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c, now := b.codes[value], b.now()
 	if c == nil || c.spent || !slices.Contains(ids, c.client) || redirect != c.redirect {
 		return nil, errCode
 	}
-	if sum := sha256.Sum256([]byte(verifier)); c.challenge == "" && verifier != "" ||
+	if sum := sha256.Sum256([]byte(verifier)); b.rules.pkce && c.challenge == "" && verifier != "" ||
 		c.challenge != "" && c.challenge != base64.RawURLEncoding.EncodeToString(sum[:]) {
 		return nil, errCode
 	}
@@ -64,30 +97,38 @@ func (b *Broker) redeem(ids []string, value, redirect, verifier string) (*tokens
 	}
 	c.spent = true
 	for _, l := range b.logins {
-		if l.client == c.client {
+		if b.rules.oneLogin && l.client == c.client {
 			// Users of schwab-py report that a new login ends the one before it.
 			b.kill(l)
 		}
 	}
-	l := &login{client: c.client, ends: c.consented.Add(b.rules.loginTTL)}
+	l := &login{client: c.client, scope: c.scope, ends: b.end(c.consented)}
 	b.logins = append(b.logins, l)
-	return b.issue(l), nil
+	return b.issue(l, lasts), nil
 }
 
-// renew refreshes a login; false: the refresh token is dead.
-func (b *Broker) renew(ids []string, refresh string) (*tokens, bool) {
+// renew refreshes a login. ids are the readings of the client's id; none: it was not sent, and need not be. anew makes
+// the login begin again, with a refresh token of its own.
+func (b *Broker) renew(ids []string, refresh string, anew bool) (*tokens, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	l := b.renewals[refresh]
 	switch {
-	case l == nil || l.refresh == "" || !slices.Contains(ids, l.client) || !b.now().Before(l.ends):
-		return nil, false
+	case l == nil || l.client != "" && len(ids) > 0 && !slices.Contains(ids, l.client):
+		return nil, errUnknown
+	case l.refresh == "" || l.over(b.now()):
+		return nil, errDead
 	case l.refresh != refresh:
 		// Whoever spends a rotated token again may have stolen it.
 		b.kill(l)
-		return nil, false
+		return nil, errDead
+	case anew && b.config.Rotate:
+		l.ends = b.end(b.now())
+	case anew:
+		l = &login{client: l.client, scope: l.scope, ends: b.end(b.now())}
+		b.logins = append(b.logins, l)
 	}
-	return b.issue(l), true
+	return b.issue(l, true), nil
 }
 
 // kill ends a login and all its tokens. b.mu is held.
@@ -96,29 +137,40 @@ func (b *Broker) kill(l *login) {
 	maps.DeleteFunc(b.accesses, func(_ string, a access) bool { return a.login == l })
 }
 
-type tokens struct{ access, refresh, id string }
+type tokens struct {
+	access, refresh, id, scope string
+	fresh                      bool // the refresh token is new
+}
 
-// issue gives a login its next tokens. b.mu is held.
-func (b *Broker) issue(l *login) *tokens {
-	if l.refresh == "" || b.config.Rotate {
-		l.refresh = b.secret(b.rules.newRefresh())
+// issue gives a login its next tokens, with a refresh token only if it lasts. b.mu is held.
+func (b *Broker) issue(l *login, lasts bool) *tokens {
+	now := b.now()
+	t := &tokens{refresh: l.refresh, scope: l.scope}
+	if lasts && (l.refresh == "" || b.config.Rotate) {
+		l.refresh = b.secret(b.rules.newRefresh(l, now))
 		b.renewals[l.refresh] = l
+		t.refresh, t.fresh = l.refresh, true
 	}
-	t := &tokens{access: b.secret(b.rules.newAccess()), refresh: l.refresh}
-	t.id = b.secret(b.rules.newID(l.client, b.now()))
-	b.accesses[t.access] = access{l, b.now().Add(b.rules.accessTTL)}
+	t.access = b.secret(b.rules.newAccess(l, now))
+	b.accesses[t.access] = access{l, now.Add(b.rules.accessTTL)}
+	if t.id = b.rules.newID(l, now); t.id != "" {
+		b.secret(t.id)
+	}
 	return t
 }
 
-// admits reports whether an access token is good.
-func (b *Broker) admits(token string) bool {
+// admits reports whether an access token is good, and what for.
+func (b *Broker) admits(token string) (scope string, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	a, ok := b.accesses[token]
-	return ok && b.now().Before(a.ends)
+	if !ok || !b.now().Before(a.ends) {
+		return "", false
+	}
+	return a.login.scope, true
 }
 
-// secret remembers s for Secrets. b.mu is held.
+// secret remembers s for Secrets. b.mu is held, or b is new.
 func (b *Broker) secret(s string) string {
 	b.secrets = append(b.secrets, s)
 	return s
@@ -129,6 +181,13 @@ func random(n int) string {
 	raw := make([]byte, n)
 	rand.Read(raw) // never fails
 	return base64.RawURLEncoding.EncodeToString(raw)
+}
+
+// jwt returns an unsigned JSON Web Token that says it is emulated.
+func jwt(header string, claims map[string]any) string {
+	body, _ := json.Marshal(claims) // cannot fail: strings and numbers
+	return "emulated." + base64.RawURLEncoding.EncodeToString([]byte(header)) + "." +
+		base64.RawURLEncoding.EncodeToString(body) + "." + random(32)
 }
 
 func uuid() string {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"net/url"
 	"slices"
@@ -181,6 +182,12 @@ func (b *Broker) respond(req *http.Request) (*http.Response, error) {
 	if r.Host == "" {
 		r.Host = req.URL.Host
 	}
+	if r.Header == nil {
+		r.Header = make(http.Header)
+	}
+	if _, ok := r.Header["User-Agent"]; !ok {
+		r.Header.Set("User-Agent", "Go-http-client/1.1") // as net/http sends it
+	}
 	if r.Body == nil {
 		r.Body = http.NoBody
 	}
@@ -270,7 +277,7 @@ func (b *Broker) deliver(r *http.Request, body []byte, f Fault) (a *answer, err 
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	grant := ""
 	if b.tokenCall(r) {
-		r.ParseForm() // what cannot be parsed is missing
+		b.parse(r, body)
 		grant = r.PostForm.Get("grant_type")
 	}
 	answered := b.record(r, grant)
@@ -301,8 +308,30 @@ func (b *Broker) deliver(r *http.Request, body []byte, f Fault) (a *answer, err 
 	if err != nil {
 		return nil, err
 	}
+	if a.header.Get("Date") == "" {
+		b.mu.Lock()
+		a.header.Set("Date", b.now().UTC().Format(http.TimeFormat))
+		b.mu.Unlock()
+	}
 	a.cut = f.Cut
 	return a, nil
+}
+
+// parse reads a token call's form. What cannot be read is missing.
+func (b *Broker) parse(r *http.Request, body []byte) {
+	media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if !b.rules.jsonForms || media != "application/json" {
+		r.ParseForm()
+		return
+	}
+	var fields map[string]any
+	json.Unmarshal(body, &fields)
+	r.PostForm = make(url.Values)
+	for name, value := range fields {
+		if s, ok := value.(string); ok {
+			r.PostForm.Set(name, s)
+		}
+	}
 }
 
 // decide is the broker's own answer.
@@ -313,6 +342,11 @@ func (b *Broker) decide(r *http.Request, size int) *answer {
 		return b.rules.tooBig()
 	case path == b.rules.pagePath && (r.Method == http.MethodGet || r.Method == http.MethodPost):
 		return b.page(r)
+	}
+	if refused := b.rules.refuse(r); refused != nil {
+		return refused
+	}
+	switch path := r.URL.Path; {
 	case b.tokenCall(r):
 		return b.rules.token(b, r)
 	case path == b.rules.pagePath || path == b.rules.tokenPath:
@@ -322,11 +356,12 @@ func (b *Broker) decide(r *http.Request, size int) *answer {
 	}
 	header := r.Header.Get("Authorization")
 	scheme, token, _ := strings.Cut(header, " ")
-	if !strings.EqualFold(scheme, "Bearer") || !b.admits(token) {
+	scope, ok := b.admits(token)
+	if !ok || !strings.EqualFold(scheme, "Bearer") {
 		return b.rules.unauthorized(header)
 	}
 	if pattern == "" {
-		if a := b.rules.api(r); a != nil {
+		if a := b.rules.api(b, r, scope); a != nil {
 			return a
 		}
 		return b.rules.notFound(r.URL.Path)

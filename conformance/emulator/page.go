@@ -1,6 +1,7 @@
 package emulator
 
 import (
+	"cmp"
 	"encoding/base64"
 	"html/template"
 	"net/http"
@@ -31,18 +32,23 @@ button { font-size: 1em; margin-right: 1em }
 // page is the login page: a form, and where its buttons lead.
 func (b *Broker) page(r *http.Request) *answer {
 	q := r.URL.Query()
-	client, redirect, challenge := q.Get("client_id"), q.Get("redirect_uri"), q.Get("code_challenge")
-	if refused := b.rules.refusePage(b, client, redirect); refused != nil {
+	want := asked{q.Get("client_id"), q.Get("redirect_uri"), q.Get("scope")}
+	if refused := b.rules.refusePage(b, want); refused != nil {
 		return refused
+	}
+	want.client, want.scope = b.rules.clientID(want.client), cmp.Or(want.scope, b.rules.scope)
+	challenge, method := "", ""
+	if b.rules.pkce {
+		challenge, method = q.Get("code_challenge"), q.Get("code_challenge_method")
 	}
 	// RFC 6749 section 4.1.2.1 and RFC 7636 section 4.4.1.
 	refuse := func(code, description string) *answer {
-		return sendBack(redirect, "error="+code+"&error_description="+url.QueryEscape(description), q)
+		return sendBack(want.redirect, "error="+code+"&error_description="+url.QueryEscape(description), q)
 	}
 	if t := q.Get("response_type"); t != "" && t != "code" {
 		return refuse("unsupported_response_type", "response_type must be code")
 	}
-	if method := q.Get("code_challenge_method"); challenge != "" || method != "" {
+	if challenge != "" || method != "" {
 		if sum, err := base64.RawURLEncoding.DecodeString(challenge); err != nil || len(sum) != 32 || method != "S256" {
 			return refuse("invalid_request", "code_challenge_method must be S256")
 		}
@@ -56,7 +62,7 @@ func (b *Broker) page(r *http.Request) *answer {
 	}
 	switch button {
 	case "approve":
-		return sendBack(redirect, b.rules.callback(b.consent(client, redirect, challenge)), q)
+		return sendBack(want.redirect, b.rules.callback(b.consent(want, challenge)), q)
 	case "deny":
 		return refuse("access_denied", "the user declined")
 	}
@@ -65,7 +71,7 @@ func (b *Broker) page(r *http.Request) *answer {
 	a.header.Set("Referrer-Policy", "no-referrer")
 	a.header.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
 	page := template.Must(template.New("page").Parse(pageText))
-	page.Execute(&a.body, struct{ Broker, Client, Redirect string }{b.rules.name, client, redirect}) // cannot fail
+	page.Execute(&a.body, struct{ Broker, Client, Redirect string }{b.rules.name, want.client, want.redirect}) // cannot fail
 	return a
 }
 

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -30,19 +29,21 @@ func schwabRules() rules {
 		codeTTL:   30 * time.Second,
 		accessTTL: 30 * time.Minute,
 		loginTTL:  7 * 24 * time.Hour,
+		pkce:      true,
+		oneLogin:  true,
 
 		newCode:    func() string { return "emulated.C0" + host + random(32) + "@" },
-		newAccess:  func() string { return "emulated.I0" + host + random(32) + "@" },
-		newRefresh: func() string { return "emulated." + random(96) + "@" },
-		newID: func(client string, now time.Time) string {
-			claims, _ := json.Marshal(map[string]any{
-				"sub": "emulated", "iss": "emulated", "aud": client, "iat": now.Unix(), "exp": now.Add(time.Hour).Unix(), "jti": uuid(),
+		newAccess:  func(*login, time.Time) string { return "emulated.I0" + host + random(32) + "@" },
+		newRefresh: func(*login, time.Time) string { return "emulated." + random(96) + "@" },
+		newID: func(l *login, now time.Time) string {
+			return jwt(`{"alg":"HS256","typ":"JWT"}`, map[string]any{
+				"sub": "emulated", "iss": "emulated", "aud": l.client, "iat": now.Unix(), "exp": now.Add(time.Hour).Unix(), "jti": uuid(),
 			})
-			return "emulated." + base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." +
-				base64.RawURLEncoding.EncodeToString(claims) + "." + random(32)
 		},
 
 		provider:     schwabProvider,
+		clientID:     func(id string) string { return id },
+		refuse:       func(*http.Request) *answer { return nil },
 		refusePage:   schwabRefusePage,
 		callback:     func(code string) string { return "code=" + url.QueryEscape(code) + "&session=" + uuid() },
 		token:        schwabToken,
@@ -69,16 +70,20 @@ func schwabProvider(b *Broker) (brokerauth.LoginProvider, error) {
 }
 
 // schwabRefusePage: an unknown app, and a callback URL that Schwab's portal would not have registered.
-func schwabRefusePage(b *Broker, client, redirect string) *answer {
-	if client == "" || b.config.ClientID != "" && client != b.config.ClientID {
+func schwabRefusePage(b *Broker, q asked) *answer {
+	if q.client == "" || b.config.ClientID != "" && q.client != b.config.ClientID {
 		return schwabUnauthorizedClient()
 	}
-	u, err := url.Parse(redirect)
-	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Contains(redirect, "#") ||
-		len(redirect) > 255 {
+	if !isCallback(q.redirect, "https") || len(q.redirect) > 255 {
 		return accessDenied("http://api.schwabapi.com/v1/oauth/authorize?")
 	}
 	return nil
+}
+
+// isCallback reports whether redirect could be registered as a callback with one of schemes.
+func isCallback(redirect string, schemes ...string) bool {
+	u, err := url.Parse(redirect)
+	return err == nil && slices.Contains(schemes, u.Scheme) && u.Host != "" && u.User == nil && !strings.Contains(redirect, "#")
 }
 
 type oauthError struct {
@@ -107,12 +112,13 @@ func schwabToken(b *Broker, r *http.Request) *answer {
 			return schwabBadCode("Invalid authorization code header: " + value[:min(2, len(value))] + "   ")
 		}
 		var err error
-		if t, err = b.redeem(ids, value, form.Get("redirect_uri"), form.Get("code_verifier")); err != nil {
+		if t, err = b.redeem(ids, value, form.Get("redirect_uri"), form.Get("code_verifier"), true); err != nil {
 			return schwabBadCode(err.Error() + " ")
 		}
 	case "refresh_token":
-		refresh, ok := form.Get("refresh_token"), false
-		if t, ok = b.renew(ids, refresh); !ok {
+		refresh := form.Get("refresh_token")
+		var err error
+		if t, err = b.renew(ids, refresh, false); err != nil {
 			sum := sha256.Sum256([]byte(refresh))
 			digest := base64.StdEncoding.EncodeToString(sum[:])
 			return schwabWrapped(fmt.Sprintf("Exception while authenticating refresh token "+
@@ -175,7 +181,7 @@ func schwabUnauthorized(header string) *answer {
 		{uuid(), 401, "Unauthorized", "Client not authorized", nil}}})
 }
 
-func schwabAPI(r *http.Request) *answer {
+func schwabAPI(_ *Broker, r *http.Request, _ string) *answer {
 	if r.Method != http.MethodGet {
 		return nil
 	}
@@ -216,8 +222,16 @@ func schwabGateway(status int) *answer {
 		return newAnswer(status, "text/html;charset=UTF-8", "<html><body><h1>Whitelabel Error Page</h1>"+
 			"<div>There was an unexpected error (type=Internal Server Error, status=500).</div></body></html>")
 	}
-	text := fmt.Sprintf("%d %s", status, http.StatusText(status))
-	return newAnswer(status, "text/html", "<html><head><title>"+text+"</title></head><body><h1>"+text+"</h1></body></html>")
+	return htmlAnswer(status, http.StatusText(status), "")
+}
+
+// htmlAnswer is the page of a gateway that calls itself server.
+func htmlAnswer(status int, text, server string) *answer {
+	text = fmt.Sprintf("%d %s", status, text)
+	if server != "" {
+		server = "<hr><center>" + server + "</center>"
+	}
+	return newAnswer(status, "text/html", "<html><head><title>"+text+"</title></head><body><h1>"+text+"</h1>"+server+"</body></html>")
 }
 
 // accessDenied is the page of the content network before Schwab. It encodes the address, so that a search for it fails.

@@ -39,11 +39,10 @@ import (
 // afterwards. It prints its secrets as fingerprints.
 type Config struct {
 	// The broker's own facts, which its package fills in.
-	Info      brokerauth.Info  // Name, BaseURL, Origins and Margin; Identity and Settings are computed
+	Info      brokerauth.Info  // all but Identity and Settings, which are computed
 	AuthURL   string           // the login page; https, or http to loopback
 	TokenURL  string           // likewise
 	AuthStyle oauth2.AuthStyle // AuthStyleInHeader or AuthStyleInParams, as the broker documents
-	UserAgent string           // of the token call: "product/version"; empty: net/http's
 	Issuer    string           // what a callback's iss must be; empty: the broker declares none
 	PKCE      bool             // send an S256 challenge
 	Scopes    []string         // asked for at the login page
@@ -54,6 +53,10 @@ type Config struct {
 	// RefreshParams returns further parameters of a refresh, and whether a new refresh token that comes in reply begins
 	// a new LoginLife. It may be nil.
 	RefreshParams func(old *brokerauth.Token, now time.Time) (params map[string]string, renews bool)
+
+	// RateWindow is for a broker that limits requests by its own clock's minute, say, and sends no Retry-After: after a
+	// 429 it is time again at the next multiple of it by the answer's Date. 0: the broker has no such window.
+	RateWindow time.Duration
 
 	AccessLife time.Duration // of an access token that comes without expires_in; 0: it does not expire
 	LoginLife  time.Duration // from the user's consent to the next; 0: unlimited

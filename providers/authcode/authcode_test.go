@@ -112,7 +112,7 @@ func TestLogin(t *testing.T) {
 	defer server.Close()
 	c := config(server.Client().Transport)
 	c.BaseURL = server.URL
-	c.UserAgent = "test/1"
+	c.Info.UserAgent = "test/1"
 	p := provider(t, c)
 	login := begin(t, p)
 

@@ -53,8 +53,8 @@ func (c *call) token(ctx context.Context, form url.Values) (*brokerauth.Token, e
 	req.GetBody = nil // without it net/http cannot send the request a second time
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
-	if c.UserAgent != "" {
-		req.Header.Set("User-Agent", c.UserAgent)
+	if c.Info.UserAgent != "" {
+		req.Header.Set("User-Agent", c.Info.UserAgent)
 	}
 	if c.AuthStyle == oauth2.AuthStyleInHeader {
 		// RFC 6749, section 2.3.1, encodes both first. Some brokers' clients do not, which is the same for the letters
@@ -91,6 +91,9 @@ func (c *call) token(ctx context.Context, form url.Values) (*brokerauth.Token, e
 		}
 	}
 	failure.Status, failure.RetryAfter = resp.StatusCode, retryAfter(resp.Header)
+	if failure.RetryAfter == 0 && resp.StatusCode == http.StatusTooManyRequests {
+		failure.RetryAfter = c.nextWindow(resp.Header)
+	}
 	return nil, failure
 }
 
@@ -169,6 +172,18 @@ func retryAfter(h http.Header) time.Duration {
 		wait = at.Sub(now)
 	}
 	return max(0, min(wait, most))
+}
+
+// nextWindow is how long it takes until the broker counts requests anew; 0: unknown.
+func (c *call) nextWindow(h http.Header) time.Duration {
+	if c.RateWindow <= 0 {
+		return 0
+	}
+	now, err := http.ParseTime(h.Get("Date"))
+	if err != nil {
+		now = time.Now()
+	}
+	return now.Truncate(c.RateWindow).Add(c.RateWindow).Sub(now)
 }
 
 // unreachable is the error for a request that got no whole answer.

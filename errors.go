@@ -40,8 +40,8 @@ func (e *Error) Error() string {
 	if e.Kind != nil {
 		parts = append(parts, e.Kind.Error())
 	}
-	if e.Hint != "" {
-		parts = append(parts, e.Hint)
+	if e.Hint != "" { // perhaps a record's
+		parts = append(parts, cleanTo(e.Hint, 1000))
 	}
 	var why []string
 	if e.Status != 0 {
@@ -75,8 +75,9 @@ func (e *Error) Unwrap() []error {
 
 // clean makes text from outside fit for a terminal and a log line: no control characters, no broken UTF-8, no more
 // than a few hundred bytes.
-func clean(s string) string {
-	const most = 300
+func clean(s string) string { return cleanTo(s, 300) }
+
+func cleanTo(s string, most int) string {
 	s = strings.Map(func(r rune) rune {
 		if r == utf8.RuneError || !unicode.IsPrint(r) {
 			return ' '

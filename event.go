@@ -43,12 +43,14 @@ func (e Event) LogValue() slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
-// emit tells the observer, which may call back into the Session: no lock is held here.
-func (s *Session) emit(e Event) {
-	e.Time = time.Now()
-	if s.Observe != nil {
-		s.Observe(e)
-	} else if e.Err != nil {
-		slog.LogAttrs(context.Background(), slog.LevelWarn, "brokerauth: "+e.Kind, slog.Any("event", e))
+// emit tells the observer, which may call back into the Session: nothing is held here, and nobody waits for this.
+func (s *Session) emit(events ...Event) {
+	for _, e := range events {
+		e.Time = time.Now()
+		if s.Observe != nil {
+			s.Observe(e)
+		} else if e.Err != nil {
+			slog.LogAttrs(context.Background(), slog.LevelWarn, "brokerauth: "+e.Kind, slog.Any("event", e))
+		}
 	}
 }

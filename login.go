@@ -3,6 +3,7 @@ package brokerauth
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,36 +40,54 @@ func (s *Session) Ensure(ctx context.Context, flow Flow, within time.Duration) e
 // Login takes a person through flow to the broker's login page and back, and saves the new login over the old one. It
 // first proves that the store can save, so that nobody logs in for nothing. Calls at the same time share one login.
 func (s *Session) Login(ctx context.Context, flow Flow) error {
-	s.mu.Lock()
-	if other := s.login; other != nil {
+	for {
+		s.mu.Lock()
+		other := s.login
+		if other == nil {
+			break
+		}
 		s.mu.Unlock()
 		select {
 		case <-other.done:
+			if errors.Is(other.err, context.Canceled) || errors.Is(other.err, context.DeadlineExceeded) {
+				continue // its caller's context ended, not this one's
+			}
 			return other.err
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for a login under way: %w", ctx.Err())
+			return fmt.Errorf("brokerauth: waiting for a login under way: %w", ctx.Err())
 		}
 	}
-	c := &call{done: make(chan struct{})}
-	s.login = c
+	c := &call{done: make(chan struct{}), err: errors.New("brokerauth: the login flow never returned")}
+	flowCtx, cancel := context.WithCancel(ctx)
+	s.login, s.giveUp = c, cancel
 	s.mu.Unlock()
+	var events []Event
 	defer func() {
+		cancel()
 		s.mu.Lock()
-		s.login = nil
+		s.login, s.giveUp = nil, nil
 		s.mu.Unlock()
 		close(c.done)
+		s.emit(events...)
 	}()
-	c.err = s.logIn(ctx, flow)
+	events, c.err = s.logIn(flowCtx, flow)
+	if ctx.Err() == nil {
+		c.err = s.orClosed(c.err)
+	}
 	return c.err
 }
 
-func (s *Session) logIn(ctx context.Context, flow Flow) error {
-	login, err := s.Begin(ctx)
+func (s *Session) logIn(ctx context.Context, flow Flow) (events []Event, err error) {
+	key, p, err := s.loginProvider()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := s.prove(ctx, login.Key); err != nil {
-		return fmt.Errorf("%s: nobody was asked to log in, because the store cannot save a login: %w", login.Key.Provider, err)
+	if err := s.prove(ctx, key); err != nil {
+		return nil, fmt.Errorf("%s: nobody was asked to log in, because the store cannot save a login: %w", key.Provider, err)
+	}
+	login, err := begin(ctx, p, key)
+	if err != nil {
+		return nil, err
 	}
 	var (
 		mu   sync.Mutex // held while a code is on its way: whatever the flow does, it is carried to its save
@@ -79,7 +98,9 @@ func (s *Session) logIn(ctx context.Context, flow Flow) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if last != nil && !over {
-			last = s.Complete(ctx, login, callback)
+			var more []Event
+			more, last = s.finish(ctx, login, callback)
+			events = append(events, more...)
 		}
 		return last
 	})
@@ -88,11 +109,26 @@ func (s *Session) logIn(ctx context.Context, flow Flow) error {
 	over = true
 	switch {
 	case last == nil:
-		return nil
+		return events, nil
 	case err == nil:
-		return fmt.Errorf("%s: the login flow ended without a login: %w", login.Key.Provider, last)
+		return events, fmt.Errorf("%s: the login flow ended without a login: %w", key.Provider, last)
 	}
-	return err
+	return events, err
+}
+
+// loginProvider returns the Session's key and provider, if that has a login page and the Session is open.
+func (s *Session) loginProvider() (Key, LoginProvider, error) {
+	key, err := s.key()
+	if err != nil {
+		return Key{}, nil, err
+	}
+	p, ok := s.Provider.(LoginProvider)
+	if !ok {
+		return Key{}, nil, fmt.Errorf("%s has no login page: its grant is part of the settings: %w", key.Provider, errors.ErrUnsupported)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return key, p, s.check()
 }
 
 // Move ends the login here because it goes elsewhere: hand gets the token, and only when it has returned nil does this
@@ -103,24 +139,29 @@ func (s *Session) Move(ctx context.Context, to string, hand func(*Token) error) 
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return s.errClosed()
-	}
-	s.finishing.Add(1)
-	epoch := s.epoch
-	s.mu.Unlock()
-	defer s.finishing.Done()
-	if _, err := s.saveUnsaved(ctx); err != nil {
+	epoch, err := s.enter()
+	if err != nil {
 		return err
+	}
+	event, err := s.move(ctx, key, to, hand, epoch)
+	s.finishing.Done()
+	if err != nil {
+		return err
+	}
+	s.emit(event)
+	return nil
+}
+
+func (s *Session) move(ctx context.Context, key Key, to string, hand func(*Token) error, epoch int) (Event, error) {
+	if _, err := s.saveUnsaved(ctx); err != nil {
+		return Event{}, err
 	}
 	// A claim keeps everybody else from renewing.
 	r := &refresh{Session: s, key: key, info: s.Provider.Info(), waiting: ctx, base: context.WithoutCancel(ctx), began: time.Now(),
 		epoch: epoch, machine: machine()}
 	claimed, mine, err := r.claimToken()
 	if err != nil {
-		return err
+		return Event{}, err
 	}
 	next := mine.with(func(c *record) { c.claim = nil })
 	handErr := hand(mine.token)
@@ -132,25 +173,24 @@ func (s *Session) Move(ctx context.Context, to string, hand func(*Token) error) 
 	}
 	raw, err := next.encode(key.Provider)
 	if err != nil {
-		return err
+		return Event{}, err
 	}
 	ctx, cancel := context.WithTimeout(r.base, storeTimeout)
 	defer cancel()
 	switch swapped, err := s.Store.CompareAndSwap(ctx, key, claimed, raw); {
 	case handErr != nil:
-		return fmt.Errorf("%s: the login stays here: %w", key.Provider, handErr)
+		return Event{}, fmt.Errorf("%s: the login stays here: %w", key.Provider, handErr)
 	case err != nil:
-		return fmt.Errorf("%s: the login was handed over, but is still stored here, too: log out here before it is renewed: %w", key.Provider, err)
+		return Event{}, fmt.Errorf("%s: the login was handed over, but is still stored here, too: log out here before it is renewed: %w", key.Provider, err)
 	case !swapped:
-		return fmt.Errorf("%s: the login was handed over, but changed here meanwhile: log in again at one of the two places", key.Provider)
+		return Event{}, fmt.Errorf("%s: the login was handed over, but changed here meanwhile: log in again at one of the two places", key.Provider)
 	}
 	s.mu.Lock()
 	s.epoch++
 	s.unsaved, s.saveErr = nil, nil
 	s.current.Store(nil)
 	s.mu.Unlock()
-	s.emit(Event{Kind: "moved", Key: key, Token: fingerprint(mine.token.AccessToken)})
-	return nil
+	return Event{Kind: "moved", Key: key, Token: fingerprint(mine.token.AccessToken)}, nil
 }
 
 // prove writes, reads and deletes a record of its own, and looks whether a login may stand in the place of key.
@@ -187,17 +227,17 @@ func errorOr(err error, otherwise string) error {
 // Begin starts a login for a program that brings the user to login.URL and back by itself, as a web app does. Complete
 // finishes it, in this or another process.
 func (s *Session) Begin(ctx context.Context) (*Login, error) {
-	key, err := s.key()
+	key, p, err := s.loginProvider()
 	if err != nil {
 		return nil, err
 	}
-	p, ok := s.Provider.(LoginProvider)
-	if !ok {
-		return nil, fmt.Errorf("%s has no login page: its grant is part of the settings: %w", key.Provider, errors.ErrUnsupported)
-	}
+	return begin(ctx, p, key)
+}
+
+func begin(ctx context.Context, p LoginProvider, key Key) (*Login, error) {
 	login, err := p.Begin(ctx)
 	if err != nil {
-		return nil, err
+		return nil, asError(key.Provider, "login", err)
 	}
 	login.Key = key
 	return login, nil
@@ -207,71 +247,85 @@ func (s *Session) Begin(ctx context.Context) (*Login, error) {
 // sent to the broker once is never sent again, and its repetition gets the same answer. A login that began for another
 // Session's key is refused. Once the code is sent, the exchange and the save are carried through whatever ctx says.
 func (s *Session) Complete(ctx context.Context, login *Login, callback string) error {
-	key, err := s.key()
-	if err != nil {
-		return err
-	}
-	p, ok := s.Provider.(LoginProvider)
-	if !ok {
-		return fmt.Errorf("%s has no login page: %w", key.Provider, errors.ErrUnsupported)
-	}
-	if login == nil || login.Key != key {
-		return fmt.Errorf("%s: this login began for another broker, app or profile: start it anew", key.Provider)
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	id := fingerprint(login.State+login.Secret) + fingerprint(codeIn(callback)) + codeIn(callback)
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return s.errClosed()
-	}
-	c := s.sent[id]
-	if c == nil {
-		if s.sent == nil || len(s.sent) >= 100 {
-			s.sent = map[string]*call{}
-		}
-		c = &call{done: make(chan struct{})}
-		s.sent[id] = c
-		s.finishing.Add(1)
-		epoch := s.epoch
-		s.mu.Unlock()
-		c.err = s.complete(context.WithoutCancel(ctx), p, key, login, callback, epoch)
-		close(c.done)
-		s.finishing.Done()
-		return c.err
-	}
-	s.mu.Unlock()
-	select {
-	case <-c.done:
-		return c.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	events, err := s.finish(ctx, login, callback)
+	s.emit(events...)
+	return err
 }
 
-func (s *Session) complete(ctx context.Context, p LoginProvider, key Key, login *Login, callback string, epoch int) error {
+// finish is Complete, with the events still to be told.
+func (s *Session) finish(ctx context.Context, login *Login, callback string) ([]Event, error) {
+	key, p, err := s.loginProvider()
+	if err != nil {
+		return nil, err
+	}
+	if login == nil || login.Key != key {
+		return nil, fmt.Errorf("%s: this login began for another broker, app or profile: start it anew", key.Provider)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("%s: the login was given up: %w", key.Provider, err)
+	}
+	id := sha256.Sum256([]byte(login.State + "\n" + login.Secret + "\n" + codeIn(callback)))
+	s.mu.Lock()
+	if err := s.check(); err != nil {
+		s.mu.Unlock()
+		return nil, err
+	}
+	if c := s.sent[id]; c != nil {
+		s.mu.Unlock()
+		select {
+		case <-c.done:
+			return nil, c.err
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s: the login was given up: %w", key.Provider, ctx.Err())
+		}
+	}
+	c := &call{done: make(chan struct{})}
+	if s.sent == nil {
+		s.sent = map[[32]byte]*call{}
+	}
+	s.sent[id] = c
+	s.finishing.Add(1)
+	defer s.finishing.Done()
+	epoch := s.epoch
+	s.mu.Unlock()
+	defer close(c.done)
+	c.err = errors.New("brokerauth: the exchange never returned")
+	var events []Event
+	events, c.err = s.exchange(context.WithoutCancel(ctx), p, key, login, callback, epoch)
+	var e *Error
+	if errors.As(c.err, &e) && e.Kind == nil && e.Status == 0 {
+		s.mu.Lock()
+		delete(s.sent, id) // nothing was sent: what can be pasted in vain has no bound
+		s.mu.Unlock()
+	}
+	return events, c.err
+}
+
+func (s *Session) exchange(ctx context.Context, p LoginProvider, key Key, login *Login, callback string, epoch int) ([]Event, error) {
 	began := time.Now()
-	exchange, cancel := context.WithTimeout(ctx, tokenTimeout)
-	t, err := p.Complete(exchange, login, callback)
+	var before time.Time
+	if _, rec, err := s.load(ctx, key); err == nil && rec.hasToken() {
+		before = rec.token.LoggedInAt
+	}
+	bounded, cancel := context.WithTimeout(ctx, tokenTimeout)
+	t, err := p.Complete(bounded, login, callback)
 	cancel()
 	if err == nil {
 		err = t.fault()
 	}
 	if err != nil {
-		return asError(key.Provider, "login", err)
+		return nil, asError(key.Provider, "login", err)
 	}
-	return s.accept(ctx, key, t, epoch, began)
+	return s.accept(ctx, &unsaved{key: key, token: utc(t), login: true, epoch: epoch, before: before}, began)
 }
 
 // codeIn is what of a callback can be spent, however it is spelled around.
 func codeIn(callback string) string {
-	callback = strings.TrimSpace(callback)
+	callback, _, _ = strings.Cut(strings.TrimSpace(callback), "#")
 	if _, query, ok := strings.Cut(callback, "?"); ok {
 		callback = query
 	}
-	if values, err := url.ParseQuery(callback); err == nil && values.Get("code") != "" {
+	if values, _ := url.ParseQuery(callback); values.Get("code") != "" {
 		return strings.ReplaceAll(values.Get("code"), " ", "+")
 	}
 	bare, _, _ := strings.Cut(callback, "&")
@@ -295,26 +349,34 @@ func (s *Session) Save(ctx context.Context, t *Token) error {
 		return fmt.Errorf("%s: a later login, of %s, is stored already, and was kept: %w", key.Provider,
 			rec.token.LoggedInAt.Local().Format(time.DateTime), fs.ErrExist)
 	}
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return s.errClosed()
+	epoch, err := s.enter()
+	if err != nil {
+		return err
 	}
-	s.finishing.Add(1)
-	epoch := s.epoch
-	s.mu.Unlock()
-	defer s.finishing.Done()
-	return s.accept(ctx, key, t, epoch, time.Now())
+	events, err := s.accept(ctx, &unsaved{key: key, token: utc(t), login: true, epoch: epoch}, time.Now())
+	s.finishing.Done()
+	s.emit(events...)
+	return err
 }
 
-// accept saves and publishes the token of a new login.
-func (s *Session) accept(ctx context.Context, key Key, t *Token, epoch int, began time.Time) error {
-	u := &unsaved{key: key, token: utc(t), login: true, epoch: epoch}
-	event := Event{Kind: "login", Key: key, Token: fingerprint(t.AccessToken)}
+// enter has Close wait for s.finishing.Done.
+func (s *Session) enter() (epoch int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.check(); err != nil {
+		return 0, err
+	}
+	s.finishing.Add(1)
+	return s.epoch, nil
+}
+
+// accept saves and publishes the token of a new login, and returns the events to tell.
+func (s *Session) accept(ctx context.Context, u *unsaved, began time.Time) (events []Event, err error) {
 	saved, err := s.save(ctx, u)
 	if u.aside != nil {
-		s.emit(Event{Kind: "set aside", Key: key, Err: u.aside})
+		events = append(events, Event{Kind: "set aside", Key: u.key, Err: u.aside})
 	}
+	event := Event{Kind: "login", Key: u.key, Token: fingerprint(u.token.AccessToken)}
 	switch {
 	case err != nil:
 		s.keep(u, err)
@@ -323,14 +385,12 @@ func (s *Session) accept(ctx context.Context, key Key, t *Token, epoch int, bega
 		s.mu.Lock()
 		s.unsaved, s.saveErr = nil, nil
 		s.mu.Unlock()
-		s.publish(u.token, epoch)
+		s.publish(u.token, u.epoch)
 	default:
-		// A later login was saved meanwhile: it counts, and the next Token takes it.
-		return nil
+		event.Kind = "adopted" // a later login was saved meanwhile: it counts, and the next Token takes it
 	}
 	event.Took = time.Since(began)
-	s.emit(event)
-	return err
+	return append(events, event), err
 }
 
 // asider is a Store that can move an unreadable record out of the way.

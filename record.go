@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// recordVersion is the newest form of a record that this code reads and writes.
+// recordVersion is the newest form of a record that this code reads and writes. What a later one adds without a new
+// version stands beside the token, not in it: a refresh replaces the token as a whole.
 const recordVersion = 1
 
 // record is what a Store holds for one login. Only Session writes it, and only by compare-and-swap.
@@ -142,10 +143,14 @@ func (r *record) with(change func(*record)) *record {
 	return c
 }
 
-// withToken returns a copy of r, which may be nil, with a new token: no claim, verdict, doubt or move outlives that.
-func (r *record) withToken(t *Token) *record {
+// withToken returns a copy of r, which may be nil, with a new token: no claim, verdict, doubt or move outlives that, nor
+// what was counted before a new login.
+func (r *record) withToken(t *Token, login bool) *record {
 	return r.with(func(c *record) {
 		delete(c.fields, "token")
+		if login {
+			c.forced = nil
+		}
 		c.token, c.claim, c.verdict, c.doubt, c.moved = utc(t), nil, nil, time.Time{}, nil
 	})
 }
@@ -204,7 +209,7 @@ func (v *verdict) err(provider string, now time.Time) *Error {
 		Description: v.Description, Hint: v.Hint,
 	}
 	if !v.final() {
-		e.RetryAfter = max(0, v.Until.Sub(now))
+		e.RetryAfter = min(max(0, v.Until.Sub(now)), longestRetry)
 	}
 	return e
 }

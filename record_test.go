@@ -33,7 +33,7 @@ func TestRecordKeepsWhatItDoesNotKnow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	renewed, err := r.withToken(aToken()).encode("x")
+	renewed, err := r.withToken(aToken(), false).encode("x")
 	if err != nil {
 		t.Fatal(err)
 	}

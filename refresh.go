@@ -25,6 +25,7 @@ const (
 	firstBackoff = 5 * time.Second              // after the first passing failure; each further one waits four times as long
 	longestRetry = 24 * time.Hour               // the most of a Retry-After that is believed
 	youngest     = time.Minute                  // an access token younger than this is not renewed for a 401
+	oldClaim     = time.Hour                    // a claim that old by its own word is void, however hosts' clocks differ
 )
 
 // refresh is one flight's work.
@@ -38,7 +39,8 @@ type refresh struct {
 	began   time.Time
 	epoch   int
 	machine string
-	events  []Event // told when the flight is over, so that an observer may call back
+	claimed time.Time // when the claim may first have been seen
+	events  []Event   // told when the flight is over, so that an observer may call back
 }
 
 // run gets a token that is wanted: from the record if somebody else has saved one, else from the broker.
@@ -61,7 +63,7 @@ func (r *refresh) run() (*Token, error) {
 			return nil, r.orClosed(err)
 		}
 		now := time.Now()
-		v := rec.verdictFor(r.info.Settings)
+		v := r.verdict(rec)
 		if t := r.adoptable(rec, v, now); t != nil {
 			r.adopt(t)
 			return t, nil
@@ -219,15 +221,30 @@ func (r *refresh) adopt(t *Token) {
 	}
 }
 
+// verdict returns what the broker refused last: as the record has it, or as it should.
+func (r *refresh) verdict(rec *record) *verdict {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	stored := rec.verdictFor(r.info.Settings)
+	held := rec.with(func(c *record) { c.verdict = r.held }).verdictFor(r.info.Settings)
+	if held != nil && (stored == nil || held.At.After(stored.At)) {
+		return held
+	}
+	return stored
+}
+
 // stands reports whether an earlier refusal still counts.
 func (r *refresh) stands(v *verdict, now time.Time) bool {
 	age := now.Sub(v.At)
 	if v.final() {
 		return age.Abs() < probeAfter
 	}
-	wait := v.Until.Sub(v.At)
+	wait := min(v.Until.Sub(v.At), longestRetry)
 	if age >= 0 {
 		return age < wait
+	}
+	if age < -wrongClock {
+		return false
 	}
 	// The host that wrote it is ahead of this one's clock, so the wait is counted from when it was first seen here.
 	id := v.Token + v.At.String()
@@ -286,7 +303,7 @@ func (r *refresh) void(c *claim, now time.Time) bool {
 	if r.claimSeen != c.ID {
 		r.claimSeen, r.claimSince = c.ID, now
 	}
-	return r.orphan == c.ID || now.Sub(r.claimSince) >= claimLife ||
+	return r.orphan == c.ID || now.Sub(r.claimSince) >= claimLife || now.Sub(c.Since).Abs() >= oldClaim ||
 		c.Machine != "" && c.Machine == r.machine && dead(c.PID)
 }
 
@@ -320,9 +337,14 @@ func sleep(ctx context.Context, d time.Duration) error {
 func (r *refresh) claim(raw []byte, rec *record) ([]byte, *record, error) {
 	ctx, cancel := context.WithTimeout(r.base, storeTimeout)
 	defer cancel()
-	now := time.Now().Round(0).UTC()
+	// A slow store shows the claim to others long before it says so here.
+	r.claimed = time.Now()
+	now := r.claimed.Round(0).UTC()
+	r.mu.Lock()
+	orphan := r.orphan
+	r.mu.Unlock()
 	mine := rec.with(func(c *record) {
-		if c.claim != nil && c.doubt.IsZero() {
+		if c.claim != nil && c.claim.ID != orphan && c.doubt.IsZero() {
 			c.doubt = c.claim.Since // its holder may have got an answer that it could not save
 		}
 		c.claim = &claim{ID: rand.Text(), Since: now, Machine: r.machine, PID: os.Getpid()}
@@ -337,11 +359,12 @@ func (r *refresh) claim(raw []byte, rec *record) ([]byte, *record, error) {
 	swapped, err := r.Store.CompareAndSwap(ctx, r.key, raw, claimed)
 	if err != nil {
 		// The outcome is unknown, and the request must not be sent unless the claim is durable.
-		found, loadErr := r.Store.Load(ctx, r.key)
-		if loadErr != nil || !bytes.Equal(found, claimed) {
+		if swapped = r.durable(r.base, r.key, claimed); !swapped {
+			r.mu.Lock()
+			r.orphan = mine.claim.ID // should it have been taken after all
+			r.mu.Unlock()
 			return nil, nil, fmt.Errorf("%s: the broker was not asked, because the store cannot save its answer: %w", r.key.Provider, err)
 		}
-		swapped = true
 	}
 	if !swapped {
 		return nil, nil, nil
@@ -352,9 +375,13 @@ func (r *refresh) claim(raw []byte, rec *record) ([]byte, *record, error) {
 // ask asks the broker under the claim in mine, and saves what it says. again: the record has changed meanwhile, so that
 // it must be looked at anew. Between sending and saving there is no event, log line or other call.
 func (r *refresh) ask(claimed []byte, mine *record) (t *Token, again bool, err error) {
-	ctx, cancel := context.WithTimeout(r.base, tokenTimeout)
-	sent := time.Now()
-	t, err = r.Provider.Refresh(ctx, mine.token)
+	// Whoever waits holds the claim void a while after the request has ended, counted from when they may have seen it.
+	ctx, cancel := context.WithDeadline(r.base, r.claimed.Add(tokenTimeout))
+	var sent time.Time
+	if err = ctx.Err(); err == nil {
+		sent = time.Now()
+		t, err = r.Provider.Refresh(ctx, mine.token)
+	}
 	cancel()
 	if err == nil {
 		err = t.fault()
@@ -380,7 +407,8 @@ func (r *refresh) ask(claimed []byte, mine *record) (t *Token, again bool, err e
 	return u.token, false, nil
 }
 
-// fail records that the broker refused to refresh, or could not be asked.
+// fail records that the broker refused to refresh, or could not be asked. sent is zero if the store was so slow that it
+// was not.
 func (r *refresh) fail(claimed []byte, mine *record, e *Error, sent time.Time) (*Token, bool, error) {
 	ctx, cancel := context.WithTimeout(r.base, storeTimeout)
 	defer cancel()
@@ -399,7 +427,7 @@ func (r *refresh) fail(claimed []byte, mine *record, e *Error, sent time.Time) (
 			v.Failures = before.Failures + 1
 		}
 		v.Until = v.At.Add(backoff(v.Failures, mine.token, e.RetryAfter))
-		if doubt.IsZero() && ambiguous(e) {
+		if doubt.IsZero() && !sent.IsZero() && ambiguous(e) {
 			doubt = sent
 		}
 	}
@@ -410,12 +438,12 @@ func (r *refresh) fail(claimed []byte, mine *record, e *Error, sent time.Time) (
 	swapped, err := r.Store.CompareAndSwap(ctx, r.key, claimed, next)
 	if err != nil {
 		r.mu.Lock()
-		r.orphan = mine.claim.ID
+		r.orphan, r.held = mine.claim.ID, v
 		r.mu.Unlock()
 	} else if !swapped {
 		return nil, true, nil // somebody logged in, or took the claim over: what they were told counts
 	}
-	r.tell(Event{Kind: "failed", Took: now.Sub(sent), Err: e})
+	r.tell(Event{Kind: "failed", Took: now.Sub(r.claimed), Err: e})
 	e.RetryAfter = v.err(r.info.Name, now).RetryAfter
 	return nil, false, r.refuse(e, v, now)
 }
@@ -476,6 +504,9 @@ func backoff(failures int, t *Token, retryAfter time.Duration) time.Duration {
 	return max(d, min(retryAfter, longestRetry))
 }
 
+// wrongClock is more than hosts' clocks may differ.
+const wrongClock = 30 * time.Minute
+
 // laterLogin reports whether a was consented to after b. A consent in the future is a clock's mistake and counts for
 // nothing.
 func laterLogin(a, b *Token) bool {
@@ -492,13 +523,18 @@ type unsaved struct {
 	login bool // it renews nothing: somebody logged in
 	epoch int
 	aside error // what was moved out of its way, to be told once it is saved
+
+	before time.Time // login: when the user had logged in before, however late the clock said that was
+	stood  bool      // there was a record, so that none any more means a logout
 }
 
 // replaces reports whether the token is newer than what rec holds. A refresh never revives a login that was ended.
 func (u *unsaved) replaces(rec *record) bool {
 	switch {
+	case u.login && rec == nil:
+		return !u.stood
 	case u.login:
-		return !rec.hasToken() || !laterLogin(rec.token, u.token)
+		return !rec.hasToken() || rec.token.LoggedInAt.Equal(u.before) || !laterLogin(rec.token, u.token)
 	case rec == nil || u.old == nil || rec.token == nil:
 		return rec != nil && u.old == rec.token
 	}
@@ -512,7 +548,7 @@ func (s *Session) save(base context.Context, u *unsaved) (saved bool, err error)
 	defer cancel()
 	raw, rec := u.raw, u.rec
 	for delay := 50 * time.Millisecond; ; {
-		next, err := rec.withToken(u.token).encode(u.key.Provider)
+		next, err := rec.withToken(u.token, u.login).encode(u.key.Provider)
 		if err != nil {
 			return false, err
 		}
@@ -526,14 +562,19 @@ func (s *Session) save(base context.Context, u *unsaved) (saved bool, err error)
 		}
 		if loadErr == nil {
 			if bytes.Equal(found, next) {
-				return true, nil // it was taken after all
-			}
-			if !u.replaces(now) {
-				return false, nil
-			}
-			raw, rec = found, now
-			if err == nil && ctx.Err() == nil {
-				continue
+				if s.durable(ctx, u.key, next) {
+					return true, nil // it was taken after all
+				}
+			} else {
+				u.stood = u.stood || found != nil
+				if !u.replaces(now) {
+					return false, nil
+				}
+				raw, rec = found, now
+				u.raw, u.rec = raw, rec
+				if err == nil && ctx.Err() == nil {
+					continue
+				}
 			}
 		}
 		if err = cmp.Or(err, loadErr, ctx.Err()); delay > time.Second || sleep(ctx, delay) != nil {
@@ -541,6 +582,14 @@ func (s *Session) save(base context.Context, u *unsaved) (saved bool, err error)
 		}
 		delay *= 3
 	}
+}
+
+// durable reports whether record stands at key and will go on to, after a swap whose outcome is unknown.
+func (s *Session) durable(base context.Context, key Key, record []byte) bool {
+	ctx, cancel := context.WithTimeout(base, storeTimeout)
+	defer cancel()
+	swapped, err := s.Store.CompareAndSwap(ctx, key, record, record)
+	return err == nil && swapped
 }
 
 // keep makes an unsaved token work in this process, and has saving tried again.
@@ -586,8 +635,8 @@ func (s *Session) saveUnsaved(ctx context.Context) (*Event, error) {
 func (s *Session) orClosed(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed && errors.Is(err, context.Canceled) {
-		return s.errClosed()
+	if errors.Is(err, context.Canceled) {
+		return cmp.Or(s.check(), err)
 	}
 	return err
 }

@@ -30,14 +30,16 @@ type Session struct {
 
 	mu        sync.Mutex
 	closed    bool
-	epoch     int              // counts logouts: a token from before one is not published after it
-	flight    *flight          // the refresh under way, if any
-	login     *call            // the Login under way, if any
-	sent      map[string]*call // what was sent to the broker to complete a login, and what came of it
-	finishing sync.WaitGroup   // completions and imports under way
-	unsaved   *unsaved         // a token that the store has yet to take
-	saveErr   error            // why it has not
-	orphan    string           // a claim of ours that could not be taken back
+	epoch     int                // counts logouts: a token from before one is not published after it
+	flight    *flight            // the refresh under way, if any
+	login     *call              // the Login under way, if any
+	giveUp    func()             // ends its flow
+	sent      map[[32]byte]*call // what was sent to the broker to complete a login, and what came of it
+	finishing sync.WaitGroup     // completions and imports under way
+	unsaved   *unsaved           // a token that the store has yet to take
+	saveErr   error              // why it has not
+	orphan    string             // a claim of ours that could not be taken back
+	held      *verdict           // a refusal that could not be saved
 
 	// What other hosts wrote is timed by this one's clock, from when it was first seen.
 	claimSeen, verdictSeen   string
@@ -60,7 +62,7 @@ type deadline struct {
 }
 
 func in(now time.Time, d time.Duration) deadline {
-	at := now.Add(d)
+	at := now.Add(min(d, never))
 	return deadline{at, at.UnixNano()}
 }
 
@@ -92,6 +94,7 @@ type flight struct {
 	cancel  context.CancelFunc // ends waiting for others; a request already sent is carried to its save
 	token   *Token
 	err     error
+	left    bool // everybody had left it before it was over
 }
 
 // want says why a token is wanted.
@@ -125,8 +128,11 @@ func (s *Session) obtain(ctx context.Context) (*Token, error) {
 	if valid && busy {
 		return p.token, nil
 	}
-	t, _, err := s.ride(ctx, key, want{})
-	if err == nil || errors.Is(err, fs.ErrClosed) {
+	t, reason, err := s.ride(ctx, key, want{})
+	if err != nil && reason != (want{}) && ctx.Err() == nil {
+		t, _, err = s.ride(ctx, key, want{}) // that one failed at what others wanted
+	}
+	if err == nil || errors.Is(err, errClosed) {
 		return t, err
 	}
 	if p := s.current.Load(); p != nil && !p.dead.passed(time.Now()) {
@@ -174,8 +180,8 @@ func (s *Session) ride(ctx context.Context, key Key, w want) (*Token, want, erro
 		f := s.join(ctx, key, w)
 		select {
 		case <-f.done:
-			if errors.Is(f.err, context.Canceled) {
-				continue // everybody else had left it
+			if f.left && ctx.Err() == nil {
+				continue
 			}
 			return f.token, f.want, f.err
 		case <-ctx.Done():
@@ -187,6 +193,16 @@ func (s *Session) ride(ctx context.Context, key Key, w want) (*Token, want, erro
 		s.mu.Unlock()
 		return nil, f.want, fmt.Errorf("%s: waiting for a token: %w", key.Provider, ctx.Err())
 	}
+}
+
+// Format prints which login it is, whatever the verb: nothing that it holds is for printing.
+func (s *Session) Format(f fmt.State, _ rune) {
+	if s == nil || s.Provider == nil {
+		fmt.Fprint(f, "session{}")
+		return
+	}
+	info := s.Provider.Info()
+	fmt.Fprintf(f, "session{%s}", Key{info.Name, info.Identity, cmp.Or(s.Profile, "default")})
 }
 
 // join adds a waiter to the refresh under way, or starts one.
@@ -201,8 +217,8 @@ func (s *Session) join(ctx context.Context, key Key, w want) *flight {
 	base := context.WithoutCancel(ctx)
 	waiting, cancel := context.WithCancel(base)
 	f := &flight{done: make(chan struct{}), want: w, waiters: 1, cancel: cancel}
-	if s.closed {
-		f.err = s.errClosed()
+	if err := s.check(); err != nil {
+		f.err = err
 		close(f.done)
 		cancel()
 		return f
@@ -214,12 +230,11 @@ func (s *Session) join(ctx context.Context, key Key, w want) *flight {
 		r := &refresh{Session: s, key: key, info: s.Provider.Info(), want: w, waiting: waiting, base: base,
 			began: time.Now(), epoch: epoch, machine: machine()}
 		f.token, f.err = r.run()
+		f.left = waiting.Err() != nil && errors.Is(f.err, context.Canceled)
 		s.mu.Lock()
 		s.flight = nil
 		s.mu.Unlock()
-		for _, e := range r.events {
-			s.emit(e)
-		}
+		s.emit(r.events...)
 		close(f.done)
 	}()
 	return f
@@ -274,13 +289,21 @@ func (s *Session) drop(t *Token) {
 	}
 }
 
-func (s *Session) errClosed() error {
-	return fmt.Errorf("%s: the session is closed: %w", s.Provider.Info().Name, fs.ErrClosed)
+// errClosed is that of a Session, which a Store's own fs.ErrClosed is not.
+var errClosed = fmt.Errorf("the session is closed: %w", fs.ErrClosed)
+
+// check reports that the Session is closed. s.mu is held.
+func (s *Session) check() error {
+	if s.closed {
+		return fmt.Errorf("%s: %w", s.Provider.Info().Name, errClosed)
+	}
+	return nil
 }
 
 // Close ends the Session. It waits for a refresh or login that was sent to be saved, tries once more to save a token
-// that could not be, and returns an error if that fails. Calls that wait for others return, as do all later ones, with
-// an error matching fs.ErrClosed. Close may be called again, and never closes the Store.
+// that could not be, and returns an error if that fails. Calls that wait for others or for a person return with an
+// error matching fs.ErrClosed, and so do later ones, but for Status and Logout. Observe may be told of the last events
+// while Close returns. Close may be called again, and never closes the Store.
 func (s *Session) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -288,6 +311,9 @@ func (s *Session) Close() error {
 	f := s.flight
 	if f != nil {
 		f.cancel()
+	}
+	if s.giveUp != nil {
+		s.giveUp()
 	}
 	s.mu.Unlock()
 	if f != nil {

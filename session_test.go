@@ -395,7 +395,7 @@ func (s *flaky) CompareAndSwap(ctx context.Context, key brokerauth.Key, old, new
 		}
 	}
 	swapped, err := s.Store.CompareAndSwap(ctx, key, old, new)
-	if s.unsure.Load() && key.Provider == "schwab" {
+	if s.unsure.Load() && key.Provider == "schwab" && !bytes.Equal(old, new) {
 		return false, errDisk
 	}
 	return swapped, err
@@ -1058,5 +1058,26 @@ func TestNothingSecretIsTold(t *testing.T) {
 				t.Errorf("a secret was told, %s", form)
 			}
 		}
+	}
+}
+
+func TestRequestsNameTheirSender(t *testing.T) {
+	b := emulator.Tastytrade(t)
+	var got []string
+	b.Handle("GET /sender", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = append(got, r.UserAgent()) }))
+	s := &brokerauth.Session{Provider: b.Provider(), Store: new(memory.Store)}
+	defer s.Close()
+	for _, own := range []string{"", "my-app/2"} {
+		req, err := http.NewRequest("GET", s.Provider.Info().BaseURL+"/sender", nil)
+		must(t, err)
+		if own != "" {
+			req.Header.Set("User-Agent", own)
+		}
+		resp, err := s.Client(&http.Client{Transport: b}).Do(req)
+		must(t, err)
+		resp.Body.Close()
+	}
+	if want := []string{s.Provider.Info().UserAgent, "my-app/2"}; !slices.Equal(got, want) || want[0] == "" {
+		t.Errorf("requests came from %q, want %q", got, want)
 	}
 }

@@ -2,6 +2,7 @@ package brokerauth
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -61,8 +62,12 @@ func (t *Token) life() time.Duration {
 	return t.Expiry.Sub(t.Issued)
 }
 
-// left is how long the access token has to live at now, and never more than its whole life: hosts' clocks differ.
+// left is how long the access token has to live at now, and never more than its whole life: hosts' clocks differ. One
+// that will be issued well into the future is of a clock that was set back since, and may be dead.
 func (t *Token) left(now time.Time) time.Duration {
+	if t.Issued.Round(0).Sub(now.Round(0)) > wrongClock {
+		return 0
+	}
 	return min(t.Expiry.Round(0).Sub(now.Round(0)), t.life())
 }
 
@@ -93,6 +98,9 @@ func (t Token) MarshalJSON() ([]byte, error) {
 
 // fault says what makes a token unfit for a header or a form.
 func (t *Token) fault() error {
+	if t == nil {
+		return errors.New("there is no token")
+	}
 	for name, value := range map[string]string{"access token": t.AccessToken, "refresh token": t.RefreshToken} {
 		for i := range len(value) {
 			if value[i] < 0x21 || value[i] > 0x7e {

@@ -83,6 +83,13 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.base.RoundTrip(again)
 }
 
+// CloseIdleConnections closes those of the base.
+func (t *transport) CloseIdleConnections() {
+	if c, ok := t.base.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
 // signed returns what to sign req with.
 func (s *Session) signed(req *http.Request) (*published, error) {
 	if p := s.current.Load(); p != nil && !p.renew.passed(time.Now()) {

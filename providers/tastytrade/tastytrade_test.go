@@ -172,7 +172,7 @@ func TestInfo(t *testing.T) {
 	} {
 		if diff := cmp.Diff(brokerauth.Info{
 			Name: test.name, BaseURL: test.base, Origins: []string{test.base}, Margin: time.Minute,
-			Identity: test.identity, Settings: test.info.Settings,
+			Identity: test.identity, Settings: test.info.Settings, UserAgent: "brokerauth/1.0",
 		}, test.info); diff != "" {
 			t.Errorf("Info (-want +got):\n%s", diff)
 		}

@@ -249,6 +249,11 @@ func (s *Store) acquire(ctx context.Context, create bool) (*os.Root, error) {
 			root.Close()
 			return nil, err
 		}
+		// A link would have the lock made elsewhere, and a pipe would never open.
+		if info, err := root.Lstat(lockName); err == nil && !info.Mode().IsRegular() {
+			root.Close()
+			return nil, s.strange(lockName, info)
+		}
 		switch err := s.lock.Lock(ctx); {
 		case err == nil:
 			// Somebody may have deleted the folder since, and the lock be on a file that nobody else will find.
@@ -305,8 +310,7 @@ func (s *Store) read(root *os.Root, key brokerauth.Key) (record []byte, err erro
 		return nil, s.fail(name, err)
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("disk: %s: this is no plain file (%s) and nothing that this library made: move it away: %w",
-			s.path(name), info.Mode().Type(), fs.ErrPermission)
+		return nil, s.strange(name, info)
 	}
 	if err := private.Check(s.path(name), info); err != nil {
 		return nil, fmt.Errorf("disk: %w", err)
@@ -331,6 +335,12 @@ func (s *Store) read(root *os.Root, key brokerauth.Key) (record []byte, err erro
 			s.path(name), maxRecord, brokerauth.ErrCorrupt)
 	}
 	return record, nil
+}
+
+// strange is the error for what stands in a file's place and is none.
+func (s *Store) strange(name string, info fs.FileInfo) error {
+	return fmt.Errorf("disk: %s: this is no plain file (%s) and nothing that this library made: move it away: %w",
+		s.path(name), info.Mode().Type(), fs.ErrPermission)
 }
 
 // write puts record at key, so that a reader finds the old record until it finds the new one, which is on the disk then.

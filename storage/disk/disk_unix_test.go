@@ -3,7 +3,9 @@
 package disk_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -186,31 +188,61 @@ func TestLockOfRoot(t *testing.T) {
 	}
 }
 
+func init() { children["grow"] = grow }
+
+// grow writes more than a file may have. The limit is the process's, so this has one of its own.
+func grow(store *disk.Store) error {
+	signal.Ignore(syscall.SIGXFSZ)
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+		return err
+	}
+	limit.Cur = 4096
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+		return err
+	}
+	swapped, err := store.CompareAndSwap(context.Background(), key, []byte("old"), make([]byte, 8192))
+	if swapped || !errors.Is(err, syscall.EFBIG) {
+		return fmt.Errorf("CompareAndSwap of more than a file may have = %v, %v, want EFBIG", swapped, err)
+	}
+	return nil
+}
+
 func TestFileTooLarge(t *testing.T) {
 	dir := t.TempDir()
 	store := open(t, dir)
 	mustSwap(t, store, key, nil, []byte("old"))
-	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
-		t.Fatal(err)
-	}
-	before := limit
-	limit.Cur = 4096
-	signal.Ignore(syscall.SIGXFSZ)
-	defer signal.Reset(syscall.SIGXFSZ)
-	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
-		t.Fatal(err)
-	}
-	swapped, err := store.CompareAndSwap(t.Context(), key, []byte("old"), make([]byte, 8192))
-	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &before); err != nil {
-		t.Fatal(err)
-	}
-	if swapped || !errors.Is(err, syscall.EFBIG) {
-		t.Errorf("CompareAndSwap of more than a file may have = %v, %v, want EFBIG", swapped, err)
+	if out, err := child(t, "grow", dir).CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 	mustHold(t, store, key, []byte("old"))
 	if left := names(t, dir); len(left) != 1 {
 		t.Errorf("after a failed write there are %q", left)
+	}
+}
+
+func TestStrangeLock(t *testing.T) {
+	for name, put := range map[string]func(file, elsewhere string) error{
+		"link":   func(file, elsewhere string) error { return os.Symlink(elsewhere, file) },
+		"pipe":   func(file, _ string) error { return syscall.Mkfifo(file, 0o600) },
+		"folder": func(file, _ string) error { return os.Mkdir(file, 0o700) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "elsewhere")
+			if err := os.Chmod(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := put(filepath.Join(dir, ".lock"), elsewhere); err != nil {
+				t.Fatal(err)
+			}
+			swapped, err := open(t, dir).CompareAndSwap(t.Context(), key, nil, []byte("new"))
+			if swapped || !errors.Is(err, fs.ErrPermission) {
+				t.Errorf("CompareAndSwap: %v, %v, want fs.ErrPermission", swapped, err)
+			}
+			if _, err := os.Lstat(elsewhere); err == nil {
+				t.Error("the lock was made where a link led")
+			}
+		})
 	}
 }
 

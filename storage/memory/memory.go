@@ -26,6 +26,9 @@ type Store struct {
 	records map[brokerauth.Key][]byte
 }
 
+// Format prints no record, whatever the verb.
+func (s *Store) Format(f fmt.State, _ rune) { fmt.Fprint(f, "memory store") }
+
 // Load returns a copy of the record at key; a missing one is nil, fs.ErrNotExist.
 func (s *Store) Load(ctx context.Context, key brokerauth.Key) ([]byte, error) {
 	if err := check(ctx, key); err != nil {

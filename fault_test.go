@@ -1,0 +1,428 @@
+package brokerauth_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/conformance/emulator"
+	"github.com/brokerauth/brokerauth/providers/schwab"
+	"github.com/brokerauth/brokerauth/storage/memory"
+)
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestForeignCancellation: an error that looks like a caller's leaving, and is none, ends a call.
+func TestForeignCancellation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		calls, broken := 0, false
+		p, err := schwab.New(schwab.Config{AppKey: "key", AppSecret: "emulated.app-secret", CallbackURL: "https://127.0.0.1:8182",
+			Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+				if calls++; broken {
+					return nil, context.Canceled
+				}
+				return b.RoundTrip(r)
+			})})
+		must(t, err)
+		store := &loadFails{}
+		s := &brokerauth.Session{Provider: p, Store: store, Observe: func(brokerauth.Event) {}}
+		defer s.Close()
+		must(t, s.Login(t.Context(), b.Approve))
+		calls, broken = 0, true
+		if _, err := s.Refresh(t.Context(), nil); err == nil || calls != 1 {
+			t.Errorf("%d calls, %v", calls, err)
+		}
+		time.Sleep(time.Hour)
+		store.err = context.Canceled
+		if _, err := s.Token(t.Context()); !errors.Is(err, context.Canceled) || store.loads > 10 {
+			t.Errorf("%d loads, %v", store.loads, err)
+		}
+		store.err = nil
+	})
+}
+
+type loadFails struct {
+	memory.Store
+	err   error
+	loads int
+}
+
+func (s *loadFails) Load(ctx context.Context, key brokerauth.Key) ([]byte, error) {
+	if s.err != nil {
+		s.loads++
+		return nil, s.err
+	}
+	return s.Store.Load(ctx, key)
+}
+
+func TestObserverMayCloseAndLogIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		for name, call := range map[string]func(s *brokerauth.Session){
+			"Close": func(s *brokerauth.Session) { s.Close() },
+			"Login": func(s *brokerauth.Session) { s.Login(context.Background(), b.Deny) },
+			"Save": func(s *brokerauth.Session) {
+				s.Save(context.Background(), &brokerauth.Token{AccessToken: "emulated.x"})
+			},
+		} {
+			var s *brokerauth.Session
+			told := 0
+			s = &brokerauth.Session{Provider: b.Provider(), Store: new(memory.Store), Observe: func(brokerauth.Event) {
+				if told++; told == 1 {
+					call(s)
+				}
+			}}
+			if err := s.Login(t.Context(), b.Approve); err != nil || told == 0 {
+				t.Errorf("%s: %d events, %v", name, told, err)
+			}
+			s.Close()
+		}
+	})
+}
+
+func TestCloseEndsALoginThatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		s, _ := session(b, new(memory.Store))
+		done := make(chan error)
+		waits := func(ctx context.Context, _ *brokerauth.Login, _ func(context.Context, string) error) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		go func() { done <- s.Login(t.Context(), waits) }()
+		synctest.Wait()
+		must(t, s.Close())
+		if err := <-done; !errors.Is(err, fs.ErrClosed) {
+			t.Errorf("%v", err)
+		}
+		if err := s.Login(t.Context(), b.Approve); !errors.Is(err, fs.ErrClosed) {
+			t.Errorf("Login after Close: %v", err)
+		}
+		if _, err := s.Begin(t.Context()); !errors.Is(err, fs.ErrClosed) {
+			t.Errorf("Begin after Close: %v", err)
+		}
+	})
+}
+
+func TestLoginOutlivesTheCallerThatBeganIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		s, _ := session(b, new(memory.Store))
+		defer s.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		go s.Login(ctx, func(ctx context.Context, _ *brokerauth.Login, _ func(context.Context, string) error) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		synctest.Wait()
+		done := make(chan error)
+		go func() { done <- s.Login(t.Context(), b.Approve) }()
+		synctest.Wait()
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("the second caller: %v", err)
+		}
+	})
+}
+
+func TestTokenDoesNotFailForWhatOthersWanted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		store := new(memory.Store)
+		first, _ := loggedIn(t, b, store)
+		defer first.Close()
+		b.Inject(emulator.Fault{Delay: time.Second, Status: 503})
+		s, _ := session(b, store)
+		defer s.Close()
+		go s.Refresh(t.Context(), nil)
+		synctest.Wait()
+		mustToken(t, s)
+	})
+}
+
+// slow is a store that is long in saying that a swap was done.
+type slow struct {
+	memory.Store
+	delay time.Duration
+}
+
+func (s *slow) CompareAndSwap(ctx context.Context, key brokerauth.Key, old, new []byte) (bool, error) {
+	swapped, err := s.Store.CompareAndSwap(ctx, key, old, new)
+	if claimed(new) {
+		time.Sleep(s.delay)
+	}
+	return swapped, err
+}
+
+func TestSlowStoreDoesNotSpendTwice(t *testing.T) {
+	for _, test := range []struct{ store, broker time.Duration }{{26 * time.Second, 0}, {9 * time.Second, 17 * time.Second}} {
+		t.Run(fmt.Sprint(test.store, test.broker), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := emulator.Schwab(t, emulator.Config{Rotate: true, Latency: test.broker})
+				store := &slow{}
+				one, _ := loggedIn(t, b, store)
+				defer one.Close()
+				two, _ := session(b, store)
+				defer two.Close()
+				time.Sleep(31 * time.Minute)
+				store.delay = test.store
+				done := make(chan bool)
+				for _, s := range []*brokerauth.Session{one, two} {
+					go func() {
+						s.Token(t.Context())
+						done <- true
+					}()
+					time.Sleep(time.Second)
+				}
+				<-done
+				<-done
+				store.delay = 0
+				time.Sleep(time.Hour)
+				mustToken(t, one) // nobody spent a token twice: the login lives
+			})
+		})
+	}
+}
+
+func TestNewLoginCountsWhateverTheClockSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		s, _ := loggedIn(t, b, new(memory.Store))
+		defer s.Close()
+		ahead := mustToken(t, s).Clone()
+		ahead.LoggedInAt = ahead.LoggedInAt.Add(40 * time.Second)
+		must(t, s.Save(t.Context(), ahead))
+		time.Sleep(time.Second)
+		must(t, s.Login(t.Context(), b.Approve))
+		other, _ := session(b, s.Store)
+		defer other.Close()
+		if got := mustToken(t, other); got.AccessToken == ahead.AccessToken || !honoured(t, b, got) {
+			t.Error("the new login was dropped for one that a clock called later")
+		}
+	})
+}
+
+// rewrite changes fields of the stored record.
+func rewrite(t *testing.T, s *brokerauth.Session, change func(record map[string]any)) {
+	t.Helper()
+	st, err := s.Status(t.Context())
+	must(t, err)
+	raw, err := s.Store.Load(t.Context(), st.Key)
+	must(t, err)
+	var record map[string]any
+	must(t, json.Unmarshal(raw, &record))
+	change(record)
+	changed, err := json.Marshal(record)
+	must(t, err)
+	if ok, err := s.Store.CompareAndSwap(t.Context(), st.Key, raw, changed); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+}
+
+func TestWrongClocksHeal(t *testing.T) {
+	year := 365 * 24 * time.Hour
+	for name, change := range map[string]func(record map[string]any, now time.Time){
+		"a refusal of next year": func(record map[string]any, now time.Time) {
+			record["verdict"].(map[string]any)["at"] = now.Add(year)
+			record["verdict"].(map[string]any)["until"] = now.Add(year + 5*time.Second)
+		},
+		"a refusal until next year": func(record map[string]any, now time.Time) {
+			record["verdict"].(map[string]any)["until"] = now.Add(year)
+		},
+		"a token of tomorrow": func(record map[string]any, now time.Time) {
+			delete(record, "verdict")
+			record["token"].(map[string]any)["issued"] = now.Add(24 * time.Hour)
+			record["token"].(map[string]any)["expiry"] = now.Add(24*time.Hour + 30*time.Minute)
+		},
+		"a claim of yesterday": func(record map[string]any, now time.Time) {
+			delete(record, "verdict")
+			record["claim"] = map[string]any{"id": "x", "since": now.Add(-24 * time.Hour)}
+		},
+		"a claim of tomorrow": func(record map[string]any, now time.Time) {
+			delete(record, "verdict")
+			record["claim"] = map[string]any{"id": "x", "since": now.Add(24 * time.Hour)}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := emulator.Schwab(t)
+				s, _ := loggedIn(t, b, new(memory.Store))
+				defer s.Close()
+				time.Sleep(31 * time.Minute)
+				b.Inject(emulator.Fault{Status: 503})
+				s.Token(t.Context())
+				rewrite(t, s, func(record map[string]any) { change(record, time.Now()) })
+				time.Sleep(25 * time.Hour) // of which no process saw more than a second
+				other, _ := session(b, s.Store)
+				defer other.Close()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if token, err := other.Token(ctx); err != nil || !honoured(t, b, token) {
+					t.Errorf("%v", err)
+				}
+			})
+		})
+	}
+}
+
+func TestTokenOfAClockSetBackIsRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		s, _ := loggedIn(t, b, new(memory.Store))
+		defer s.Close()
+		rewrite(t, s, func(record map[string]any) {
+			record["token"].(map[string]any)["issued"] = time.Now().Add(24 * time.Hour)
+			record["token"].(map[string]any)["expiry"] = time.Now().Add(24*time.Hour + 30*time.Minute)
+		})
+		time.Sleep(31 * time.Minute)
+		other, _ := session(b, s.Store)
+		defer other.Close()
+		if !honoured(t, b, mustToken(t, other)) {
+			t.Error("a dead token was served")
+		}
+	})
+}
+
+func TestRetryAfterIsHonouredThoughItCannotBeSaved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		store := &flaky{}
+		s, _ := loggedIn(t, b, store)
+		defer s.Close()
+		time.Sleep(31 * time.Minute)
+		b.Inject(emulator.Fault{Status: 429, RetryAfter: "3600", Times: -1})
+		store.failWhen(func(old, _ []byte) error {
+			if claimed(old) {
+				return errDisk
+			}
+			return nil
+		})
+		for range 100 {
+			if _, err := s.Token(t.Context()); !errors.Is(err, brokerauth.ErrUnavailable) {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Second)
+		}
+		if n := refreshes(b); n > 1 {
+			t.Errorf("%d requests", n)
+		}
+	})
+}
+
+func TestUnsavedLoginRevivesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		store := &flaky{}
+		s, _ := loggedIn(t, b, store)
+		other, _ := session(b, store)
+		defer other.Close()
+		store.failWhen(func(_, _ []byte) error { return errDisk })
+		if err := s.Login(t.Context(), b.Approve); !errors.Is(err, errDisk) {
+			t.Fatalf("a login that cannot be saved: %v", err)
+		}
+		store.failWhen(func(_, _ []byte) error { return nil })
+		must(t, other.Logout(t.Context()))
+		s.Close()
+		if _, err := other.Token(t.Context()); !errors.Is(err, brokerauth.ErrLoginRequired) {
+			t.Errorf("a login that was ended came back: %v", err)
+		}
+	})
+}
+
+func TestSwapThatNeverGetsDurable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t, emulator.Config{Rotate: true})
+		store := &notDurable{}
+		s, e := loggedIn(t, b, store)
+		time.Sleep(31 * time.Minute)
+		store.broken = true
+		mustToken(t, s)
+		if st, _ := s.Status(t.Context()); !errors.Is(st.SaveError, errDisk) || !e.has("unsaved") {
+			t.Errorf("a token that may not outlive a power cut: SaveError %v, events %v", st.SaveError, e.kinds())
+		}
+		if err := s.Close(); !errors.Is(err, errDisk) {
+			t.Errorf("Close: %v", err)
+		}
+	})
+}
+
+// notDurable shows what it was given and cannot promise to keep it.
+type notDurable struct {
+	memory.Store
+	broken bool
+}
+
+func (s *notDurable) CompareAndSwap(ctx context.Context, key brokerauth.Key, old, new []byte) (bool, error) {
+	swapped, err := s.Store.CompareAndSwap(ctx, key, old, new)
+	if s.broken && !claimed(new) {
+		return false, errDisk
+	}
+	return swapped, err
+}
+
+func TestNewLoginForgetsForcedRefreshes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		s, _ := loggedIn(t, b, new(memory.Store))
+		defer s.Close()
+		for range 5 {
+			time.Sleep(2 * time.Minute)
+			s.Refresh(t.Context(), mustToken(t, s))
+		}
+		must(t, s.Login(t.Context(), b.Approve))
+		time.Sleep(2 * time.Minute)
+		if _, err := s.Refresh(t.Context(), mustToken(t, s)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+type noToken struct{ brokerauth.LoginProvider }
+
+func (noToken) Refresh(context.Context, *brokerauth.Token) (*brokerauth.Token, error) {
+	return nil, nil
+}
+
+func TestProviderWithoutATokenOrError(t *testing.T) {
+	b := emulator.Schwab(t)
+	s, _ := loggedIn(t, b, new(memory.Store))
+	defer s.Close()
+	broken := &brokerauth.Session{Provider: noToken{b.LoginProvider()}, Store: s.Store, Observe: func(brokerauth.Event) {}}
+	defer broken.Close()
+	if _, err := broken.Refresh(t.Context(), nil); err == nil {
+		t.Error("no token and no error")
+	}
+	if err := s.Save(t.Context(), nil); err == nil {
+		t.Error("no token was saved")
+	}
+}
+
+func TestSessionPrintsNoSecret(t *testing.T) {
+	b := emulator.Schwab(t)
+	s, _ := loggedIn(t, b, new(memory.Store))
+	defer s.Close()
+	var out bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%q", "%s", "%x", "%d"} {
+		fmt.Fprintf(&out, verb+"\n", s)
+		fmt.Fprintf(&out, verb+"\n", s.Store)
+	}
+	for _, secret := range b.Secrets() {
+		for _, form := range []string{secret, fmt.Sprintf("%x", secret), strings.Trim(fmt.Sprint([]byte(secret)), "[]")} {
+			if strings.Contains(out.String(), form) {
+				t.Error("a Session or its Store prints a secret")
+			}
+		}
+	}
+}

@@ -15,7 +15,9 @@
 // It vouches for nothing but 127.0.0.1, ::1 and localhost, cannot sign others, and is replaced after about a year.
 //
 // The browser is opened at a one-time address of the flow's own, which leads on to the broker. So the warning comes
-// before the login, not in the 30 seconds that a broker's code lives, and the list of processes shows no secret.
+// before the login, not in the 30 seconds that a broker's code lives, and the list of processes shows no secret. It does
+// show the one-time address: should another user of the computer open it first, to have a login of their own kept here,
+// the person is told so as soon as their own browser comes second.
 //
 // # When a login ends
 //
@@ -175,10 +177,15 @@ func (o *Options) browse(ctx context.Context, login *brokerauth.Login, finish fi
 	in, _ := o.input(false)
 	defer in.close()
 
-	o.say("Log in at:\n\n    %s\n\nor, with a browser on another computer, at:\n\n    %s\n", web.startURL(), login.URL)
+	o.say("Log in at:\n\n    %s\n", web.startURL())
+	if in != nil || os.Getenv("SSH_CONNECTION") != "" {
+		// From there nothing comes back but by a paste or by ssh's tunnel.
+		o.say("or, with a browser on another computer, at:\n\n    %s\n", login.URL)
+	}
 	if fingerprint != "" {
+		// With the slash: https://127.0.0.1.evil.example starts so, too, but for that.
 		o.say("Your browser will warn once about this computer's own certificate; "+
-			"go on only if the address starts with %s", web.origin())
+			"go on only if the address starts with %s/", web.origin())
 		o.say("Its SHA-256 fingerprint is %s.", fingerprint)
 		if why != "" {
 			o.say("It serves for this login only, as it could not be kept: %s.", why)
@@ -214,8 +221,9 @@ func (o *Options) wait(ctx context.Context, login *brokerauth.Login, finish fini
 		timeout = time.After(o.Timeout)
 	}
 	var arrivals <-chan arrival
+	var again <-chan struct{}
 	if web != nil {
-		arrivals = web.arrivals
+		arrivals, again = web.arrivals, web.again
 	}
 	var (
 		lines     <-chan line
@@ -232,13 +240,17 @@ func (o *Options) wait(ctx context.Context, login *brokerauth.Login, finish fini
 			return givenUp(ctx)
 
 		case <-timeout:
-			return fmt.Errorf("flows: nobody came back from the broker within %s: the redirect address is %s: "+
-				"compare it with the one registered in the broker's portal: %w", o.Timeout, login.RedirectURL, context.DeadlineExceeded)
+			return says(context.DeadlineExceeded, "nobody came back from the broker within %s: the redirect address is %s: "+
+				"compare it with the one registered in the broker's portal", o.Timeout, login.RedirectURL)
 
 		case err := <-opened:
 			if err != nil {
 				o.say("No browser was opened (%v): open the address yourself.", err)
 			}
+
+		case <-again:
+			o.say("The login address was opened a second time, and works once. If the first time was not you, " +
+				"another user of this computer was: stop this login and start again.")
 
 		case a := <-arrivals:
 			if a.callback == last.callback {
@@ -269,14 +281,26 @@ func (o *Options) wait(ctx context.Context, login *brokerauth.Login, finish fini
 			case web != nil:
 				in = nil // the browser may still come back
 			case callback != "":
-				return fmt.Errorf("flows: the input ended after an address that does not finish the login: %w", io.ErrUnexpectedEOF)
+				return says(io.ErrUnexpectedEOF, "the input ended after an address that does not finish the login")
 			default:
-				return fmt.Errorf("flows: no address was given: paste the one that the browser shows after the login: %w",
-					io.ErrUnexpectedEOF)
+				return says(io.ErrUnexpectedEOF, "no address was given: paste the one that the browser shows after the login")
 			}
 		}
 	}
 }
+
+// worded is an error whose own words say all that the text of the error beneath would.
+type worded struct {
+	text string
+	err  error
+}
+
+func says(err error, format string, args ...any) error {
+	return &worded{"flows: " + fmt.Sprintf(format, args...), err}
+}
+
+func (w *worded) Error() string { return w.text }
+func (w *worded) Unwrap() error { return w.err }
 
 // givenUp returns an error if ctx has ended.
 func givenUp(ctx context.Context) error {

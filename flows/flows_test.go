@@ -43,6 +43,7 @@ func home(t *testing.T) (config string) {
 	for _, name := range []string{"HOME", "XDG_CONFIG_HOME", "AppData"} {
 		t.Setenv(name, dir)
 	}
+	t.Setenv("SSH_CONNECTION", "")
 	config, err := os.UserConfigDir()
 	if err != nil {
 		t.Fatal(err)
@@ -220,8 +221,15 @@ func TestBrowser(t *testing.T) {
 				return nil
 			})
 			c := client(t, config)
-			if shown := r.out.String(); !strings.Contains(shown, r.start) || !strings.Contains(shown, login.URL) {
-				t.Errorf("the browser was opened before the text showed both addresses:\n%s", shown)
+			shown := r.out.String()
+			if !strings.Contains(shown, r.start) {
+				t.Errorf("the browser was opened before the text showed its address:\n%s", shown)
+			}
+			if strings.Contains(shown, login.URL) {
+				t.Errorf("the text offers another computer's browser, from where nothing comes back:\n%s", shown)
+			}
+			if strings.HasPrefix(redirect, "https:") && !strings.Contains(shown, "starts with https://"+address(login)+"/\n") {
+				t.Errorf("the text does not say how the address must begin, up to the slash:\n%s", shown)
 			}
 			if strings.Contains(r.start, state) {
 				t.Errorf("the browser's argument %s holds the state", r.start)
@@ -578,6 +586,11 @@ func TestStartAddressWorksOnce(t *testing.T) {
 			t.Errorf("request %d, %s %s: %d, want %d", i, test.method, test.header, got, test.want)
 		}
 	}
+	for began := time.Now(); !strings.Contains(r.out.String(), "second time"); time.Sleep(time.Millisecond) {
+		if time.Since(began) > 5*time.Second {
+			t.Fatal("the person is not told that somebody else was first")
+		}
+	}
 	get(t, c, callback(login))
 	if err := r.err(t); err != nil {
 		t.Error(err)
@@ -715,6 +728,9 @@ func TestTimeout(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), login.RedirectURL) || !strings.Contains(err.Error(), "30ms") {
 			t.Errorf("%s: %v, want DeadlineExceeded, the time and the exact redirect address", name, err)
 		}
+		if strings.Contains(err.Error(), context.DeadlineExceeded.Error()) {
+			t.Errorf("%s: %v: the library's own words are enough", name, err)
+		}
 		w.Close()
 		r.Close()
 		free(t, login)
@@ -777,6 +793,9 @@ func TestBrowserTakesPaste(t *testing.T) {
 		}
 		return nil
 	})
+	if !strings.Contains(r.out.String(), login.URL) {
+		t.Errorf("the text does not show the address for another computer's browser:\n%s", r.out)
+	}
 	fmt.Fprintf(w, "\nhello\n%s\nnext\n", callback(login))
 	if err := r.err(t); err != nil {
 		t.Error(err)
@@ -911,6 +930,9 @@ func TestAutoOverSSH(t *testing.T) {
 	}
 	if want := "ssh -L " + port + ":127.0.0.1:" + port; !strings.Contains(out.String(), want) {
 		t.Errorf("the text has no %q:\n%s", want, out)
+	}
+	if !strings.Contains(out.String(), login.URL) {
+		t.Errorf("the text does not show the address for another computer's browser:\n%s", out)
 	}
 }
 

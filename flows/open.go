@@ -68,7 +68,7 @@ func browserCommand(browsers, url string) ([]string, error) {
 		return argv, nil
 	}
 	if browsers != "" {
-		return nil, errors.New("no program that $BROWSER names can be run")
+		return nil, fmt.Errorf("$BROWSER is %q, and there is no such program", browsers)
 	}
 	var argv []string
 	switch runtime.GOOS {

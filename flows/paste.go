@@ -2,7 +2,6 @@ package flows
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"net/url"
@@ -40,8 +39,8 @@ func (o *Options) input(patient bool) (*input, error) {
 	if o.In == nil {
 		in, err := openTerminal()
 		if err != nil {
-			return nil, fmt.Errorf("flows: there is no terminal to paste into: run this in one, set Options.In, "+
-				"or use the browser flow: %w", fs.ErrNotExist)
+			return nil, says(fs.ErrNotExist, "there is no terminal to paste into: run this in one, "+
+				"or register a redirect address on this computer, such as https://127.0.0.1:8182, and listen there")
 		}
 		return in, nil
 	}
@@ -54,7 +53,7 @@ func (o *Options) input(patient bool) (*input, error) {
 		in.interrupt = func() { d.SetReadDeadline(time.Unix(1, 0)) }
 		in.done = func() { d.SetReadDeadline(time.Time{}) }
 	} else if !patient {
-		return nil, fmt.Errorf("flows: reading from Options.In cannot be stopped: %w", errors.ErrUnsupported)
+		return nil, says(errors.ErrUnsupported, "reading from Options.In cannot be stopped")
 	}
 	return in, nil
 }

@@ -42,6 +42,7 @@ type server struct {
 	redirect *url.URL
 	start    string // the path of the one-time address
 	spent    atomic.Bool
+	again    chan struct{} // the start address was opened after it was spent
 	arrivals chan arrival
 
 	listeners []net.Listener
@@ -70,7 +71,7 @@ func listen(ctx context.Context, login *brokerauth.Login) (*server, error) {
 	}
 	u, err := url.Parse(login.RedirectURL)
 	if err != nil {
-		return nil, fmt.Errorf("flows: the redirect address cannot be read: %w", errors.ErrUnsupported)
+		return nil, says(errors.ErrUnsupported, "the redirect address cannot be read")
 	}
 	var hosts []string
 	switch host := u.Hostname(); {
@@ -80,13 +81,12 @@ func listen(ctx context.Context, login *brokerauth.Login) (*server, error) {
 		hosts = []string{"127.0.0.1", "::1"} // a browser takes either
 	}
 	if hosts == nil || u.Scheme != "http" && u.Scheme != "https" || u.Port() == "0" {
-		return nil, fmt.Errorf("flows: the redirect address %s is none of http or https on 127.0.0.1, [::1] or localhost, "+
-			"so its answer cannot be caught here: use the paste flow, or register https://127.0.0.1:8182 with the broker: %w",
-			login.RedirectURL, errors.ErrUnsupported)
+		return nil, says(errors.ErrUnsupported, "the redirect address %s is none of http or https on 127.0.0.1, [::1] or localhost, "+
+			"so its answer cannot be caught here: paste it, or register https://127.0.0.1:8182 with the broker", login.RedirectURL)
 	}
 	s := &server{
 		login: login, redirect: u, start: "/" + rand.Text(),
-		arrivals: make(chan arrival), ended: make(chan struct{}), fresh: make(map[net.Conn]bool),
+		arrivals: make(chan arrival), again: make(chan struct{}, 1), ended: make(chan struct{}), fresh: make(map[net.Conn]bool),
 	}
 	for i, host := range hosts {
 		var config net.ListenConfig
@@ -108,11 +108,11 @@ func listen(ctx context.Context, login *brokerauth.Login) (*server, error) {
 		}
 		switch {
 		case taken:
-			return nil, fmt.Errorf("flows: port %s on %s is in use, perhaps by another login that still waits: end that program, "+
-				"use the paste flow, or register a redirect address with another port: %w", s.port(), host, syscall.EADDRINUSE)
+			return nil, says(syscall.EADDRINUSE, "port %s on %s is in use, perhaps by another login that still waits: "+
+				"end that program, paste the answer, or register a redirect address with another port", s.port(), host)
 		case denied:
-			return nil, fmt.Errorf("flows: this user may not listen on port %s of %s: use the paste flow, "+
-				"or register a redirect address with another port, such as https://127.0.0.1:8182: %w", s.port(), host, fs.ErrPermission)
+			return nil, says(fs.ErrPermission, "this user may not listen on port %s of %s: paste the answer, "+
+				"or register a redirect address with another port, such as https://127.0.0.1:8182", s.port(), host)
 		}
 		return nil, fmt.Errorf("flows: listen at the redirect address %s: %w", login.RedirectURL, err)
 	}
@@ -228,8 +228,13 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if !get || strings.Contains(r.Header.Get("Sec-Purpose")+r.Header.Get("Purpose"), "prefetch") {
 			page(w, http.StatusBadRequest, "Not yet", "Open this address in a browser.")
 		} else if s.over() || !s.spent.CompareAndSwap(false, true) {
+			select {
+			case s.again <- struct{}{}:
+			default:
+			}
 			page(w, http.StatusNotFound, "This address worked once",
-				"To log in, use the broker's own address, which the program showed, or start the login again.")
+				"Go on in the page that it opened. If you have not opened it before, another user of this computer has: "+
+					"stop the login and start again.")
 		} else {
 			headers(w)
 			w.Header().Set("Location", s.login.URL)

@@ -1,27 +1,39 @@
 package main
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/providers/schwab"
+	"github.com/brokerauth/brokerauth/providers/tastytrade"
+	"github.com/brokerauth/brokerauth/providers/tdameritrade"
 )
 
 // broker is what the command needs to know of a broker.
 type broker struct {
 	name     string
+	prefix   string // of its settings' names
 	settings []setting
 	// open makes the provider of the settings' values, which get returns. Its error names all that is wrong with them.
 	open func(get func(name string) string) (brokerauth.Provider, error)
+	// kept makes the provider for a grant that is stored instead of set; nil: the broker has a login page.
+	kept func(get func(name string) string) (brokerauth.Provider, error)
 	// afterLogin is what a person should know after a login.
 	afterLogin string
+	// endless: its logins have no end.
+	endless bool
 }
 
-// setting is a setting that a broker needs.
+// setting is a setting of a broker's.
 type setting struct {
 	name   string
 	what   string
 	secret bool   // typed without echo
 	sample string // a value that no broker refuses for its form; where it is also the usual one, people are told so
 	usual  bool
+
+	optional bool
 }
 
 // baseURL ends the name of the setting that moves a broker elsewhere.
@@ -30,7 +42,8 @@ const baseURL = "_BASE_URL"
 // brokers returns all that the command knows.
 func brokers() []broker {
 	return []broker{{
-		name: "schwab",
+		name:   "schwab",
+		prefix: "SCHWAB",
 		settings: []setting{
 			{name: "SCHWAB_APP_KEY", what: "the app key from developer.schwab.com", sample: "key"},
 			{name: "SCHWAB_APP_SECRET", what: "the app's secret", sample: "secret", secret: true},
@@ -45,5 +58,58 @@ func brokers() []broker {
 			})
 		},
 		afterLogin: "Earlier logins of this app, on this or any other machine, have ended: Schwab keeps one.",
-	}}
+	}, {
+		name:   "tdameritrade",
+		prefix: "TD",
+		settings: []setting{
+			{name: "TD_CLIENT_ID", what: "the app's consumer key", sample: "key"},
+			{name: "TD_CALLBACK_URL", what: "the app's callback URL to the letter", sample: "http://localhost:8080", usual: true},
+		},
+		open: func(get func(string) string) (brokerauth.Provider, error) {
+			return tdameritrade.New(tdameritrade.Config{
+				ClientID:    get("TD_CLIENT_ID"),
+				CallbackURL: get("TD_CALLBACK_URL"),
+				BaseURL:     get("TD_BASE_URL"),
+			})
+		},
+	}, tasty("tastytrade", "TASTY"), tasty("tastytrade-sandbox", "TASTY_SANDBOX")}
+}
+
+// tasty is tastytrade or its sandbox, whose settings have names of their own: neither knows the other's grants, and
+// both may be in use at once.
+func tasty(name, prefix string) broker {
+	secret, grant := prefix+"_CLIENT_SECRET", prefix+"_REFRESH_TOKEN"
+	config := func(get func(string) string) tastytrade.Config {
+		return tastytrade.Config{ClientID: get(prefix + "_CLIENT_ID"), Sandbox: name != "tastytrade", BaseURL: get(prefix + baseURL)}
+	}
+	kept := func(get func(string) string) (brokerauth.Provider, error) {
+		c := config(get)
+		if !c.Sandbox && strings.Contains(c.BaseURL, "//api.cert.tastyworks.com") {
+			return nil, fmt.Errorf("%s is the sandbox's: leave it out, and name the broker tastytrade-sandbox", prefix+baseURL)
+		}
+		return newKeptGrant(c)
+	}
+	return broker{
+		name:   name,
+		prefix: prefix,
+		settings: []setting{
+			{name: secret, what: "the client secret of the OAuth application", secret: true, optional: true},
+			{name: grant, what: "the refresh token that Create Grant has shown", secret: true, optional: true},
+			{name: prefix + "_CLIENT_ID", what: "the application's client id, which is not needed", optional: true},
+		},
+		open: func(get func(string) string) (brokerauth.Provider, error) {
+			c := config(get)
+			c.ClientSecret, c.Grant = get(secret), get(grant)
+			stored, err := kept(get)
+			switch {
+			case err != nil || c.ClientSecret == "" && c.Grant == "":
+				return stored, err
+			case c.ClientSecret == "" || c.Grant == "":
+				return nil, fmt.Errorf("only one of %s and %s is set: set both, or neither and run: brokerauth login %s", secret, grant, name)
+			}
+			return tastytrade.New(c)
+		},
+		kept:    kept,
+		endless: true,
+	}
 }

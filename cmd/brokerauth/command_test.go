@@ -78,7 +78,11 @@ func TestJourney(t *testing.T) {
 		t.Errorf("after the logout: %v", err)
 	}
 	wantAll(t, p.must(0, "logout", "schwab").out, "nothing was stored")
-	wantAll(t, p.must(3, "token", "schwab").errors, "run: brokerauth login schwab\n")
+	r = p.must(3, "token", "schwab")
+	wantAll(t, r.errors, "run: brokerauth login schwab\n")
+	if strings.Contains(r.errors, "log in first") {
+		t.Errorf("it says twice what to do: %s", r.errors)
+	}
 
 	said := p.all.String()
 	if !strings.Contains(said, "kind=refreshed") {
@@ -106,12 +110,19 @@ func TestCommandLine(t *testing.T) {
 		{"status etrade", []string{"etrade"}},
 		{"logout etrade", []string{"etrade"}},
 		{"emulate etrade", []string{"etrade"}},
-		{"token schwab --header --json", []string{"header", "json"}},
+		{"token schwab --header --json", []string{"--header or --json"}},
 		{"token schwab --for soon", []string{"soon", "12h"}},
 		{"status schwab --within -2d", []string{"negative"}},
 		{"login schwab --timeout -1s", []string{"negative"}},
 		{"login schwab --flow telepathy", []string{"telepathy", "paste"}},
 		{"login schwab --store memory", []string{"memory", "lost"}},
+		{"status --store memory", []string{"memory"}},
+		{"status schwab --store memory", []string{"memory"}},
+		{"logout schwab --store memory", []string{"memory"}},
+		{"logout schwab --store memory --identity 0", []string{"memory"}},
+		{"logout schwab --identity 0", []string{"status"}},
+		{"logout schwab --identity=", []string{"empty"}},
+		{"login schwab --browser nosuch", []string{"--browser", "nosuch"}},
 		{"token schwab --store cloud", []string{"cloud", "disk:DIR"}},
 		{"token schwab --store disk:", []string{"disk:DIR"}},
 		{"token schwab --store disk:~/logins", []string{"~"}},
@@ -126,9 +137,62 @@ func TestCommandLine(t *testing.T) {
 			t.Errorf("brokerauth %s: the answer is not empty: %s", test.line, r.out)
 		}
 		wantAll(t, r.errors, test.want...)
+		if n := strings.Count(r.errors, "../x"); n > 1 {
+			t.Errorf("brokerauth %s: it says so %d times: %s", test.line, n, r.errors)
+		}
 	}
 	if len(p.broker.Requests()) > 0 {
 		t.Error("the broker was asked")
+	}
+}
+
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	help := p.must(0, "--help").out
+	for _, b := range brokers() {
+		wantAll(t, help, b.name, b.prefix+baseURL)
+		for _, s := range b.settings {
+			wantAll(t, help, s.name)
+		}
+	}
+	wantAll(t, help, "BROKERAUTH_STORE", "BROKERAUTH_LOG", "BROWSER", "_FILE", ".env", "PROFILE.env", "  4  ", "  130  ")
+	for _, command := range []string{"emulate", "login", "status", "token"} {
+		if help := p.must(0, command, "--help").out; strings.Contains(help, "(default 0") {
+			t.Errorf("%s --help tells of a default that is none:\n%s", command, help)
+		}
+	}
+}
+
+// ownSettings writes the file of settings of a profile.
+func (p *place) ownSettings(profile, text string) {
+	p.t.Helper()
+	config, err := filepath.Rel(p.dir, p.env["XDG_CONFIG_HOME"])
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if runtime.GOOS == "darwin" {
+		config = filepath.Join("Library", "Application Support")
+	}
+	p.write(filepath.Join(config, "brokerauth", profile+".env"), text, 0o600)
+}
+
+// What leads a login elsewhere may stand in a profile's own file, as its documentation says.
+func TestOwnSettings(t *testing.T) {
+	t.Parallel()
+	base := newPlace(t, emulator.Config{})
+	base.ownSettings("default", "BROWSER="+base.env["BROWSER"]+"\nBROKERAUTH_LOG=debug\n")
+	p := base.with("BROWSER", "")
+	r := p.login("--flow", "browser", "--timeout", "20s")
+	wantAll(t, r.errors, `msg="brokerauth: login"`)
+
+	base.ownSettings("default", "BROWSER=/nonexistent/browser\n")
+	base.login("--flow", "browser", "--timeout", "20s") // the environment comes first
+	base.ownSettings("paper", "BROWSER="+base.env["BROWSER"]+"\n")
+	base.with("BROWSER", "/nonexistent/browser").login("--profile", "paper", "--flow", "browser", "--timeout", "20s")
+
+	for _, command := range []string{"token", "status", "login", "logout"} {
+		wantAll(t, base.with("BROKERAUTH_LOG", "verbose").must(2, command, "schwab").errors, "BROKERAUTH_LOG", "verbose", "debug")
 	}
 }
 
@@ -202,16 +266,24 @@ func TestWorkingFile(t *testing.T) {
 	for _, line := range []string{
 		"SCHWAB_BASE_URL=https://evil.example", "BROWSER=/tmp/evil", "BROKERAUTH_STORE=disk:/tmp/evil", "BROKERAUTH_LOG=debug",
 		"HTTPS_PROXY=http://evil.example", "https_proxy=http://evil.example", "SCHWAB_APP_SECRET_FILE=/etc/passwd",
+		"SCHWAB_CALLBACK_URL=https://evil.example/cb", "SCHWAB_CALLBACK_URL=https://127.0.0.1.evil.example:8182",
 	} {
 		name, value, _ := strings.Cut(line, "=")
 		p.write(".env", good+line+"\n", 0o600)
 		for _, args := range [][]string{{"login", "schwab"}, {"token", "schwab"}, {"status", "schwab"}, {"status"}} {
 			r := base.must(2, args...)
 			wantAll(t, r.errors, name, filepath.Join(p.dir, ".env"))
+			if isProxy(name) && strings.Contains(r.errors, "default.env") {
+				t.Errorf("it sends to a file that nobody asks for proxies: %s", r.errors)
+			}
 			if strings.Contains(r.errors, value) || strings.Contains(r.errors, testSecret) {
 				t.Errorf("the error shows a value: %s", r.errors)
 			}
 		}
+	}
+	p.write(".env", "\x1b]0;owned\a\x1b[2J_PROXY=1\n", 0o600)
+	if r = base.must(2, "token", "schwab"); strings.ContainsAny(r.errors, "\x1b\a") {
+		t.Errorf("a name speaks to the terminal: %q", r.errors)
 	}
 	p.write(".env", "SCHWAB_APP_SECRET=\"half-a-secret\n", 0o600)
 	r = base.must(2, "token", "schwab")
@@ -283,8 +355,13 @@ func TestRecords(t *testing.T) {
 		put(text)
 		wantAll(t, p.must(1, "token", "schwab").errors, path, "corrupt")
 		p.must(1, "status", "schwab")
-		if r := p.must(1, "status", "schwab", "--json"); !json.Valid([]byte(r.out)) || !strings.Contains(r.out, "corrupt") {
+		var status map[string]any
+		r := p.must(1, "status", "schwab", "--json")
+		if err := json.Unmarshal([]byte(r.out), &status); err != nil || !strings.Contains(r.out, "corrupt") {
 			t.Errorf("%s: status --json: %s", name, r.out)
+		}
+		if in, ok := status["logged_in"]; !ok || in != nil {
+			t.Errorf("%s: status --json: logged_in is %v, want null: nobody knows", name, in)
 		}
 		if got, err := os.ReadFile(path); err != nil || string(got) != text {
 			t.Errorf("%s: the record was changed", name)
@@ -349,8 +426,14 @@ func TestBrokerSays(t *testing.T) {
 	p.broker.RevokeLogins()
 	wantAll(t, p.must(3, "refresh", "schwab").errors, "login required", "run: brokerauth login schwab\n")
 	r := p.must(3, "status", "schwab")
-	wantAll(t, r.out, "last refusal")
+	wantAll(t, r.out, "last error", "HTTP 400", "the login has ended")
+	if strings.Contains(r.out, "log in again by") {
+		t.Errorf("a login that has ended still lasts:\n%s", r.out)
+	}
 	wantAll(t, r.errors, "run: brokerauth login schwab\n")
+	if strings.Contains(r.errors, "HTTP 400") {
+		t.Errorf("what the broker said is told twice:\n%s%s", r.out, r.errors)
+	}
 	wantAll(t, p.must(3, "status", "--store", "disk").errors, "run: brokerauth login schwab --store disk\n")
 	p.login()
 	p.must(0, "status", "schwab")
@@ -380,7 +463,7 @@ func TestDenied(t *testing.T) {
 	}
 	forged := p.with("BROWSER", strings.Replace(p.env["BROWSER"], "approve", "forge", 1))
 	r = forged.run("login", "schwab", "--flow", "browser", "--timeout", "2s")
-	if r.code != 1 || p.calls("authorization_code") != 1 {
+	if r.code != 1 || p.calls("authorization_code") != 1 || strings.Contains(r.errors, "context deadline") {
 		t.Errorf("a wrong state: exit code %d, %d codes exchanged, want 1\n%s", r.code, p.calls("authorization_code"), r.errors)
 	}
 	if after := p.must(0, "token", "schwab").out; after != before {
@@ -472,6 +555,87 @@ func TestAnotherBaseURL(t *testing.T) {
 	if after, err := os.ReadFile(path); err != nil || string(after) != string(before) {
 		t.Errorf("the record was changed: %v", err)
 	}
+}
+
+// A dead login of another app does not count where the settings name one, and can be deleted as the command says.
+func TestOtherIdentity(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	second, err := emulator.New("schwab", emulator.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(second)
+	defer server.Close()
+	other := p.with("SCHWAB_BASE_URL", server.URL)
+	bare := p.with("SCHWAB_APP_KEY", "", "SCHWAB_APP_SECRET", "", "SCHWAB_CALLBACK_URL", "", "SCHWAB_BASE_URL", "")
+
+	p.login()
+	wantAll(t, other.must(3, "status").errors, "run: brokerauth login") // of what it names nothing is stored
+	other.login()
+	p.broker.RevokeLogins()
+	p.must(3, "refresh", "schwab")
+
+	identity := make(map[string]string) // by how a login is
+	var many []map[string]any
+	if err := json.Unmarshal([]byte(other.must(0, "status", "--json").out), &many); err != nil || len(many) != 2 {
+		t.Fatalf("status --json: %v, %v", many, err)
+	}
+	for _, one := range many {
+		how := "live"
+		if one["last_error"] != nil {
+			how = "dead"
+		}
+		identity[how], _ = one["identity"].(string)
+	}
+	if len(identity["live"]) < 8 || len(identity["dead"]) < 8 || identity["live"] == identity["dead"] {
+		t.Fatalf("identities: %v", identity)
+	}
+	dead, live := identity["dead"][:8], identity["live"][:8]
+
+	out := other.must(0, "status").out
+	wantAll(t, out, "schwab (another app or base URL, "+dead, "brokerauth logout schwab --identity "+dead)
+	if strings.Count(out, "another app") != 1 || !strings.Contains(out, "schwab ("+live) {
+		t.Errorf("which of them is the settings' own does not show:\n%s", out)
+	}
+	other.must(0, "status", "schwab")
+	p.must(3, "status") // its own is the dead one
+
+	// Without settings nobody knows which is in use, so both count.
+	for _, args := range [][]string{{"status"}, {"status", "schwab"}} {
+		r := bare.must(3, args...)
+		wantAll(t, r.out, "schwab ("+dead, "schwab ("+live)
+		if strings.Contains(r.errors, "brokerauth login") {
+			t.Errorf("brokerauth %s: a login does not end that: %s", strings.Join(args, " "), r.errors)
+		}
+		wantAll(t, r.errors, "run: brokerauth logout schwab --identity "+dead+"\n")
+	}
+	wantAll(t, bare.must(2, "logout", "schwab").errors, "--identity", dead, live)
+	bare.must(2, "logout", "schwab", "--identity", live, "--profile", "paper")
+
+	wantAll(t, other.must(0, "logout", "schwab", "--identity", dead).out, "logged out", dead)
+	bare.must(0, "status")
+	other.must(0, "token", "schwab")
+	p.must(3, "token", "schwab")
+	bare.must(0, "logout", "schwab")
+	bare.must(3, "status")
+}
+
+// A program's own broker has no name here, and its login can be deleted all the same.
+func TestUnknownBroker(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	p.login()
+	path := p.record()
+	own := brokerauth.Key{Provider: "my broker", Identity: "", Profile: "default"}
+	if err := os.Rename(path, filepath.Join(filepath.Dir(path), own.String()+".json")); err != nil {
+		t.Fatal(err)
+	}
+	wantAll(t, p.must(0, "status").out, "my broker")
+	r := p.must(3, "status", "--within", "8d")
+	wantAll(t, r.errors, "run: brokerauth logout 'my broker' --identity =\n")
+	p.must(0, "logout", "my broker", "--identity", "=")
+	p.must(3, "status")
 }
 
 // A program with disk.New("") and the command share one login.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,20 +28,23 @@ import (
 	"github.com/brokerauth/brokerauth/conformance/emulator"
 	"github.com/brokerauth/brokerauth/flows"
 	"github.com/brokerauth/brokerauth/providers/schwab"
+	"github.com/brokerauth/brokerauth/providers/tastytrade"
+	"github.com/brokerauth/brokerauth/providers/tdameritrade"
 	"github.com/brokerauth/brokerauth/storage/disk"
 )
 
 const (
-	demoKey, demoSecret = "demo-app-key", "demo-app-secret"
-	demoAccessTTL       = 3 * time.Second
-	demoProcesses       = 5
+	demoKey, demoSecret, demoGrant = "demo-app-key", "demo-app-secret", "emulated.demo-grant"
+	demoAccessTTL                  = 3 * time.Second
+	demoProcesses                  = 5
+	demoWeek                       = 7 * 24 * time.Hour
 )
 
 func (a *app) demoCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Show a login's whole life on an emulated broker",
-		Long: "Show a login's whole life on an emulated broker: login, API call, expiry, refresh, five processes at once, " +
+		Short: "Show a login's whole life on emulated brokers",
+		Long: "Show a login's whole life on three emulated brokers: login, API call, expiry, refresh, five processes at once, " +
 			"the seventh day, a new login, logout. It needs no account, browser or network, keeps everything in a temporary " +
 			"folder and ends with 1 if anything is not as it should be.",
 		Args: cobra.NoArgs,
@@ -63,37 +68,37 @@ func (a *app) demoCommand() *cobra.Command {
 type demo struct {
 	*app
 	dir      string
-	base     string // of the emulated broker
-	callback string
-	broker   *emulator.Broker
-	provider brokerauth.Provider
+	cert     *tls.Certificate // of the emulated brokers, and of the listener that waits for the browser
+	tls      bool             // the brokers are served over TLS
+	client   *http.Client     // trusts cert alone
 	store    brokerauth.Store
 	flow     brokerauth.Flow
-	seen     map[string]int // of the broker's token calls, those told so far
+	callback string // Schwab's
+
+	brokers                []*demoBroker
+	schwab, td, tastytrade *demoBroker
+}
+
+// demoBroker is an emulated broker, and a program's Session there.
+type demoBroker struct {
+	name    string
+	path    string // of an API call
+	pretend *emulator.Broker
+	base    string
+	session *brokerauth.Session
+	seen    map[string]int // of its token calls, those told so far
 }
 
 func (d *demo) run(ctx context.Context) error {
-	if err := d.setUp(ctx); err != nil {
-		return err
-	}
-	var stop func()
-	var err error
-	if d.base, stop, err = serve(ctx, "127.0.0.1:0", d.broker, nil); err != nil {
-		return err
-	}
+	stop, err := d.setUp(ctx)
 	defer stop()
-	d.provider, err = schwab.New(schwab.Config{AppKey: demoKey, AppSecret: demoSecret, CallbackURL: d.callback, BaseURL: d.base})
 	if err != nil {
 		return err
 	}
-	session := &brokerauth.Session{Provider: d.provider, Store: d.store, Observe: func(brokerauth.Event) {}}
-	defer session.Close()
-
-	d.say("An emulated Schwab listens at %s. Its access tokens live %s, its logins 7 days.", d.base, inWords(demoAccessTTL))
-	for _, step := range []func(context.Context, *brokerauth.Session) error{
-		d.login, d.refresh, d.processes, d.seventhDay, d.loginAgain, d.logout,
+	for _, step := range []func(context.Context) error{
+		d.login, d.refresh, d.processes, d.seventhDay, d.loginAgain, d.table, d.logout,
 	} {
-		if err := step(ctx, session); err != nil {
+		if err := step(ctx); err != nil {
 			return err
 		}
 	}
@@ -101,46 +106,106 @@ func (d *demo) run(ctx context.Context) error {
 	return nil
 }
 
-func (d *demo) setUp(ctx context.Context) (err error) {
-	d.seen = make(map[string]int)
+// setUp serves the brokers and makes the Sessions, until stop is called.
+func (d *demo) setUp(ctx context.Context) (stop func(), err error) {
+	var stops []func()
+	stop = func() {
+		for _, stop := range stops {
+			stop()
+		}
+	}
 	if d.store, err = disk.New(filepath.Join(d.dir, "logins")); err != nil {
-		return err
+		return stop, err
 	}
-	d.broker, err = emulator.New("schwab", emulator.Config{
-		ClientID: demoKey, ClientSecret: demoSecret, AccessTTL: demoAccessTTL, Latency: 200 * time.Millisecond,
-	})
-	if err != nil {
-		return err
+	if d.cert, err = newCertificate("127.0.0.1"); err != nil {
+		return stop, err
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: d.cert.Certificate[0]})
+	if err := os.WriteFile(filepath.Join(d.dir, "cert.pem"), text, 0o600); err != nil {
+		return stop, err
 	}
-	d.callback = "https://" + l.Addr().String()
-	l.Close()
-	cert, err := newCertificate("127.0.0.1")
-	if err != nil {
-		return err
-	}
+	// Elsewhere no variable makes the processes that are started trust it.
+	d.tls = runtime.GOOS != "windows" && runtime.GOOS != "darwin"
+	roots := x509.NewCertPool()
+	roots.AddCert(d.cert.Leaf)
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}
+	d.client = &http.Client{Transport: transport}
 	d.flow = flows.Browser(&flows.Options{
-		In: new(bytes.Buffer), Out: io.Discard, Certificate: cert, Timeout: 10 * time.Second,
-		Open: func(ctx context.Context, address string) error { return consent(ctx, address, cert.Leaf) },
+		In: new(bytes.Buffer), Out: io.Discard, Certificate: d.cert, Timeout: 10 * time.Second, Open: d.consent,
 	})
-	return nil
+	free, err := freePorts(ctx, 2)
+	if err != nil {
+		return stop, err
+	}
+	d.callback = "https://127.0.0.1:" + free[0]
+	d.schwab = &demoBroker{name: "schwab", path: "/trader/v1/accounts/accountNumbers"}
+	d.td = &demoBroker{name: "tdameritrade", path: "/v1/accounts"}
+	d.tastytrade = &demoBroker{name: "tastytrade", path: "/customers/me/accounts"}
+	d.brokers = []*demoBroker{d.schwab, d.td, d.tastytrade}
+	for _, b := range d.brokers {
+		b.seen = make(map[string]int)
+		config := emulator.Config{ClientID: demoKey, ClientSecret: demoSecret, AccessTTL: demoAccessTTL, Latency: 200 * time.Millisecond}
+		if b == d.tastytrade {
+			config.Grant = demoGrant
+		}
+		if b.pretend, err = emulator.New(b.name, config); err != nil {
+			return stop, err
+		}
+		var cert *tls.Certificate
+		if d.tls {
+			cert = d.cert
+		}
+		base, stopOne, err := serve(ctx, "127.0.0.1:0", b.pretend, cert)
+		if err != nil {
+			return stop, err
+		}
+		stops = append(stops, stopOne)
+		b.base = base
+		var p brokerauth.Provider
+		switch b {
+		case d.schwab:
+			p, err = schwab.New(schwab.Config{AppKey: demoKey, AppSecret: demoSecret, CallbackURL: d.callback, BaseURL: base, Transport: transport})
+		case d.td:
+			p, err = tdameritrade.New(tdameritrade.Config{ClientID: demoKey, CallbackURL: "http://localhost:" + free[1], BaseURL: base, Transport: transport})
+		case d.tastytrade:
+			p, err = tastytrade.New(tastytrade.Config{ClientSecret: demoSecret, Grant: demoGrant, BaseURL: base, Transport: transport})
+		}
+		if err != nil {
+			return stop, err
+		}
+		b.session = d.newSession(p)
+		stops = append(stops, func() { b.session.Close() })
+		d.say("An emulated %s listens at %s.", b.name, base)
+	}
+	d.say("Access tokens live %s here. One program holds a Session at each, over one store.", inWords(demoAccessTTL))
+	return stop, nil
+}
+
+func (d *demo) newSession(p brokerauth.Provider) *brokerauth.Session {
+	return &brokerauth.Session{Provider: p, Store: d.store, Observe: func(brokerauth.Event) {}}
+}
+
+// freePorts returns ports that nobody listens at.
+func freePorts(ctx context.Context, n int) (ports []string, err error) {
+	for range n {
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close()
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		ports = append(ports, port)
+	}
+	return ports, nil
 }
 
 // consent plays browser and user: it opens the address, which leads to the broker's login page, and approves there.
-// It trusts the flow's own certificate and no other.
-func consent(ctx context.Context, address string, trusted *x509.Certificate) error {
-	roots := x509.NewCertPool()
-	roots.AddCert(trusted)
+func (d *demo) consent(ctx context.Context, address string) error {
 	jar, err := cookiejar.New(nil)
 	if err != nil {
 		return err
 	}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
-	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport, Jar: jar}
+	client := &http.Client{Transport: d.client.Transport, Jar: jar}
 	visit := func(method, address string, form url.Values) (*http.Response, error) {
 		req, err := http.NewRequestWithContext(ctx, method, address, strings.NewReader(form.Encode()))
 		if err != nil {
@@ -166,59 +231,79 @@ func consent(ctx context.Context, address string, trusted *x509.Certificate) err
 	return err
 }
 
-func (d *demo) login(ctx context.Context, s *brokerauth.Session) error {
-	if err := s.Login(ctx, d.flow); err != nil {
-		return fmt.Errorf("logging in: %w", err)
+func (d *demo) login(ctx context.Context) error {
+	for _, b := range []*demoBroker{d.schwab, d.td} {
+		if err := b.session.Login(ctx, d.flow); err != nil {
+			return fmt.Errorf("logging in at %s: %w", b.name, err)
+		}
+		if err := b.count("authorization_code", 1, "at the login"); err != nil {
+			return err
+		}
 	}
-	if err := d.count("authorization_code", 1, "at the login"); err != nil {
-		return err
-	}
-	st, err := s.Status(ctx)
+	st, err := d.schwab.session.Status(ctx)
 	if err != nil {
 		return err
 	}
-	d.say("Logged in by the browser flow, where a small HTTP client consented: 1 code was exchanged.")
-	d.say("The login is kept in %s.", st.KeptAs)
-	d.say("Status says: %s.", clocks(st))
-	return d.call(ctx, s, "The API took the token")
-}
-
-// call makes an API call through the Session's own client.
-func (d *demo) call(ctx context.Context, s *brokerauth.Session, what string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.base+"/trader/v1/accounts/accountNumbers", nil)
-	if err != nil {
+	d.say("Logged in at schwab and tdameritrade by the browser flow, where a small HTTP client consented.")
+	d.say("Schwab's login is kept in %s. Status says: %s.", st.KeptAs, clocks(st))
+	if err := d.callAll(ctx); err != nil {
 		return err
 	}
-	resp, err := s.Client(nil).Do(req)
-	if err != nil {
-		return fmt.Errorf("calling the API: %w", err)
+	if err := d.tastytrade.count("refresh_token", 1, "for the first token"); err != nil {
+		return err
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), "accountNumber") {
-		return fmt.Errorf("calling the API: it answered %s and no account", resp.Status)
-	}
-	d.say("%s: GET /trader/v1/accounts/accountNumbers answered %s.", what, resp.Status)
+	d.say("All three APIs took their tokens. tastytrade asked nobody to log in: its grant brought the first one.")
 	return nil
 }
 
-func (d *demo) refresh(ctx context.Context, s *brokerauth.Session) error {
-	if err := d.expire(ctx, s); err != nil {
+// call makes an API call through the Session's own client.
+func (d *demo) call(ctx context.Context, b *demoBroker) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.base+b.path, nil)
+	if err != nil {
 		return err
 	}
-	if err := d.call(ctx, s, "The access token expired, and the client renewed it by itself"); err != nil {
+	resp, err := b.session.Client(d.client).Do(req)
+	if err != nil {
+		return fmt.Errorf("calling the API of %s: %w", b.name, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(strings.ToLower(string(body)), "account") {
+		return fmt.Errorf("calling the API of %s: it answered %s and no account", b.name, resp.Status)
+	}
+	return nil
+}
+
+func (d *demo) callAll(ctx context.Context) error {
+	for _, b := range d.brokers {
+		if err := d.call(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *demo) refresh(ctx context.Context) error {
+	for _, b := range d.brokers {
+		if err := b.expire(ctx); err != nil {
+			return err
+		}
+	}
+	if err := d.callAll(ctx); err != nil {
 		return err
 	}
-	if err := d.count("refresh_token", 1, "after the expiry"); err != nil {
-		return err
+	for _, b := range d.brokers {
+		if err := b.count("refresh_token", 1, "after the expiry"); err != nil {
+			return err
+		}
 	}
-	d.say("The broker saw 1 refresh.")
+	d.say("The access tokens expired, and the clients renewed them by themselves: each broker saw 1 refresh.")
 	return nil
 }
 
 // expire waits until the access token has just expired.
-func (d *demo) expire(ctx context.Context, s *brokerauth.Session) error {
-	st, err := s.Status(ctx)
+func (b *demoBroker) expire(ctx context.Context) error {
+	st, err := b.session.Status(ctx)
 	if err != nil {
 		return err
 	}
@@ -233,12 +318,12 @@ func (d *demo) expire(ctx context.Context, s *brokerauth.Session) error {
 }
 
 // processes has several runs of this program ask for a token at once.
-func (d *demo) processes(ctx context.Context, s *brokerauth.Session) error {
+func (d *demo) processes(ctx context.Context) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	if err := d.expire(ctx, s); err != nil {
+	if err := d.schwab.expire(ctx); err != nil {
 		return err
 	}
 	type result struct {
@@ -272,18 +357,18 @@ func (d *demo) processes(ctx context.Context, s *brokerauth.Session) error {
 	if len(tokens) != 1 {
 		return fmt.Errorf("%d processes got %d different tokens, not the same one", demoProcesses, len(tokens))
 	}
-	if err := d.count("refresh_token", 1, fmt.Sprintf("for %d processes", demoProcesses)); err != nil {
+	if err := d.schwab.count("refresh_token", 1, fmt.Sprintf("for %d processes", demoProcesses)); err != nil {
 		return err
 	}
-	d.say("It expired again, and %d processes asked for a token at that moment: all got the same one, and the broker saw 1 refresh.", demoProcesses)
+	d.say("Schwab's expired again, and %d processes asked for a token at that moment: all got the same one, and the broker saw 1 refresh.", demoProcesses)
 	return nil
 }
 
 // environment is all that another run of this program may know.
 func (d *demo) environment() []string {
 	env := []string{
-		"SCHWAB_APP_KEY=" + demoKey, "SCHWAB_APP_SECRET=" + demoSecret, "SCHWAB_CALLBACK_URL=" + d.callback, "SCHWAB_BASE_URL=" + d.base,
-		"HOME=" + d.dir, "XDG_CONFIG_HOME=" + d.dir, "XDG_STATE_HOME=" + d.dir,
+		"SCHWAB_APP_KEY=" + demoKey, "SCHWAB_APP_SECRET=" + demoSecret, "SCHWAB_CALLBACK_URL=" + d.callback, "SCHWAB_BASE_URL=" + d.schwab.base,
+		"SSL_CERT_FILE=" + filepath.Join(d.dir, "cert.pem"), "HOME=" + d.dir, "XDG_CONFIG_HOME=" + d.dir, "XDG_STATE_HOME=" + d.dir,
 	}
 	if runtime.GOOS == "windows" {
 		env = append(env, "AppData="+d.dir, "LocalAppData="+d.dir, "SystemRoot="+os.Getenv("SystemRoot"))
@@ -291,53 +376,106 @@ func (d *demo) environment() []string {
 	return env
 }
 
-func (d *demo) seventhDay(ctx context.Context, s *brokerauth.Session) error {
-	d.broker.Advance(7*24*time.Hour + time.Minute)
-	_, err := s.Refresh(ctx, nil)
-	if !errors.Is(err, brokerauth.ErrLoginRequired) {
+// seventhDay comes by the broker's clock, and by what is stored of the login.
+func (d *demo) seventhDay(ctx context.Context) error {
+	b := d.schwab
+	t, err := b.session.Token(ctx)
+	if err != nil {
+		return err
+	}
+	aged, week := t.Clone(), demoWeek+time.Minute
+	for _, at := range []*time.Time{&aged.Issued, &aged.Expiry, &aged.LoggedInAt, &aged.LoginBy} {
+		*at = at.Add(-week)
+	}
+	// An older login does not take a later one's place by itself.
+	if err := b.session.Logout(ctx); err != nil {
+		return err
+	}
+	if err := b.session.Save(ctx, aged); err != nil {
+		return err
+	}
+	b.pretend.Advance(week)
+	if _, err = b.session.Refresh(ctx, nil); !errors.Is(err, brokerauth.ErrLoginRequired) {
 		return fmt.Errorf("after seven days a refresh must say that a person has to log in, and it said: %v", err)
 	}
-	if err := d.count("refresh_token", 1, "after seven days"); err != nil {
+	if err := b.count("refresh_token", 1, "after seven days"); err != nil {
 		return err
 	}
-	d.say("Seven days later, by the broker's clock alone, which this computer therefore calls early, a refresh says:")
+	d.say("Seven days later a refresh at schwab says:")
 	d.say("    %v", err)
 	// Whoever asks from now on is told so, and the broker is left in peace.
-	other := &brokerauth.Session{Provider: d.provider, Store: d.store, Observe: func(brokerauth.Event) {}}
+	other := d.newSession(b.session.Provider)
 	defer other.Close()
-	if err := d.expire(ctx, s); err != nil {
-		return err
-	}
 	if _, err := other.Token(ctx); !errors.Is(err, brokerauth.ErrLoginRequired) {
 		return fmt.Errorf("another program must hear the same, and it heard: %v", err)
 	}
-	if err := d.count("refresh_token", 0, "for a login that is known to be over"); err != nil {
+	if err := b.count("refresh_token", 0, "for a login that is known to be over"); err != nil {
 		return err
 	}
 	d.say("Another program is told the same, and the broker was not asked again.")
 	return nil
 }
 
-func (d *demo) loginAgain(ctx context.Context, s *brokerauth.Session) error {
-	other := &brokerauth.Session{Provider: d.provider, Store: d.store, Observe: func(brokerauth.Event) {}}
+func (d *demo) loginAgain(ctx context.Context) error {
+	b := d.schwab
+	other := d.newSession(b.session.Provider)
 	defer other.Close()
 	if err := other.Login(ctx, d.flow); err != nil {
 		return fmt.Errorf("logging in again: %w", err)
 	}
-	if err := d.call(ctx, s, "A person logged in again, and the first program goes on without a restart"); err != nil {
+	if err := d.call(ctx, b); err != nil {
 		return err
 	}
-	if err := d.count("authorization_code", 1, "at the second login"); err != nil {
+	if err := b.count("authorization_code", 1, "at the second login"); err != nil {
 		return err
 	}
-	return d.count("refresh_token", 0, "after the second login")
+	if err := b.count("refresh_token", 0, "after the second login"); err != nil {
+		return err
+	}
+	d.say("A person logged in again, and the first program goes on without a restart.")
+	return nil
 }
 
-func (d *demo) logout(ctx context.Context, s *brokerauth.Session) error {
-	if err := s.Logout(ctx); err != nil {
-		return fmt.Errorf("logging out: %w", err)
+// table tells what each broker saw of it all.
+func (d *demo) table(ctx context.Context) error {
+	var out bytes.Buffer
+	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "\tbroker\ta login lasts\tlogins\trefreshes\tAPI calls")
+	for _, b := range d.brokers {
+		st, err := b.session.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if !st.LoggedIn {
+			return fmt.Errorf("at %s the login is gone", b.name)
+		}
+		lasts := "for ever"
+		if !st.LoginBy.IsZero() {
+			lasts = inWords(st.LoginBy.Sub(st.LoggedInAt))
+		}
+		calls := 0
+		for _, r := range b.pretend.Requests() {
+			if r.Path == b.path && r.Status == http.StatusOK {
+				calls++
+			}
+		}
+		fmt.Fprintf(w, "\t%s\t%s\t%d\t%d\t%d\n", b.name, lasts, b.seen["authorization_code"], b.seen["refresh_token"], calls)
 	}
-	secrets, files := d.broker.Secrets(), 0
+	w.Flush()
+	d.say("What the brokers saw:")
+	fmt.Fprint(d.out, out.String())
+	return nil
+}
+
+func (d *demo) logout(ctx context.Context) error {
+	var secrets []string
+	for _, b := range d.brokers {
+		if err := b.session.Logout(ctx); err != nil {
+			return fmt.Errorf("logging out at %s: %w", b.name, err)
+		}
+		secrets = append(secrets, b.pretend.Secrets()...)
+	}
+	files := 0
 	err := filepath.WalkDir(d.dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
 			return err
@@ -354,24 +492,26 @@ func (d *demo) logout(ctx context.Context, s *brokerauth.Session) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.Token(ctx); !errors.Is(err, brokerauth.ErrLoginRequired) {
-		return fmt.Errorf("after the logout there must be no token, and asking for one said: %v", err)
+	for _, b := range []*demoBroker{d.schwab, d.td} {
+		if _, err := b.session.Token(ctx); !errors.Is(err, brokerauth.ErrLoginRequired) {
+			return fmt.Errorf("after the logout there must be no token, and asking %s for one said: %v", b.name, err)
+		}
 	}
-	d.say("Logged out: of the %d secrets that the broker knew or issued, none is left in the %d files here.", len(secrets), files)
+	d.say("Logged out: of the %d secrets that the brokers knew or issued, none is left in the %d files here.", len(secrets), files)
 	return nil
 }
 
 // count checks how many token calls of a kind the broker has seen since the last count.
-func (d *demo) count(grant string, want int, when string) error {
+func (b *demoBroker) count(grant string, want int, when string) error {
 	total := 0
-	for _, r := range d.broker.Requests() {
+	for _, r := range b.pretend.Requests() {
 		if r.GrantType == grant {
 			total++
 		}
 	}
-	got := total - d.seen[grant]
-	if d.seen[grant] = total; got != want {
-		return fmt.Errorf("%s the broker saw %d token calls of the kind %s, not %d", when, got, grant, want)
+	got := total - b.seen[grant]
+	if b.seen[grant] = total; got != want {
+		return fmt.Errorf("%s %s saw %d token calls of the kind %s, not %d", when, b.name, got, grant, want)
 	}
 	return nil
 }

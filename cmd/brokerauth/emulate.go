@@ -18,6 +18,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,14 +35,16 @@ func (a *app) emulateCommand() *cobra.Command {
 		accessTTL, loginTTL, slowness period
 	)
 	cmd := &cobra.Command{
-		Use:   "emulate BROKER",
+		Use:   "emulate BROKER|all",
 		Short: "Serve a pretend broker, for testing without an account",
 		Long: "Serve a pretend broker until interrupted. The first line of the answer is its base URL:\n\n" +
 			"    SCHWAB_BASE_URL=http://127.0.0.1:PORT brokerauth login schwab\n\n" +
 			"With --tls the second line is the file of its certificate, made for this run and deleted after it: " +
-			"curl takes it by --cacert, Go programs on Linux and OpenSSL by SSL_CERT_FILE.",
+			"curl takes it by --cacert, Go programs on Linux and OpenSSL by SSL_CERT_FILE. tastytrade's last line is the " +
+			"personal grant that it knows.\n\n" +
+			"all serves schwab, tdameritrade and tastytrade on ports that follow one another, and answers with their settings.",
 		Args:      oneBroker,
-		ValidArgs: brokerNames(),
+		ValidArgs: append(brokerNames(), "all"),
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&listen, "listen", "127.0.0.1:0", "address and port; port 0 picks one")
@@ -52,14 +56,21 @@ func (a *app) emulateCommand() *cobra.Command {
 	flags.BoolVar(&config.Rotate, "rotate", false, "issue a new refresh token at each refresh")
 	flags.StringVar(&config.ClientID, "client-id", "", "the only app that is known (default any)")
 	flags.StringVar(&config.ClientSecret, "client-secret", "", "the pretend app's secret (default any)")
+	flags.StringVar(&config.Grant, "grant", "", "tastytrade's pretend personal grant (default one made up)")
 	flags.StringVar(&logFile, "log", "", "file to add one JSON object a request to")
 	cmd.RunE = a.action(func(ctx context.Context, args []string) (err error) {
-		b, err := findBroker(args[0])
-		if err != nil {
-			return err
+		all := args[0] == "all"
+		served := slices.DeleteFunc(brokers(), func(b broker) bool { return b.name == "tastytrade-sandbox" })
+		if !all {
+			b, err := findBroker(args[0])
+			if err != nil {
+				return err
+			}
+			served = []broker{b}
 		}
-		host, _, err := net.SplitHostPort(listen)
-		if err != nil {
+		host, service, err := net.SplitHostPort(listen)
+		port, portErr := strconv.ParseUint(service, 10, 16)
+		if err != nil || portErr != nil {
 			return usageError{fmt.Errorf("%q is no address to listen at: write it like 127.0.0.1:8080", listen)}
 		}
 		ip := net.ParseIP(host)
@@ -75,10 +86,6 @@ func (a *app) emulateCommand() *cobra.Command {
 			}
 			defer f.Close()
 			config.Log = f
-		}
-		pretend, err := emulator.New(b.name, config)
-		if err != nil {
-			return usageError{err}
 		}
 		var cert *tls.Certificate
 		certFile := ""
@@ -97,16 +104,42 @@ func (a *app) emulateCommand() *cobra.Command {
 				return err
 			}
 		}
-		base, stop, err := serve(ctx, listen, pretend, cert)
-		if err != nil {
-			return usageError{err}
+		var grants []string
+		for i, b := range served {
+			own, address := config, listen
+			if all && b.kept == nil {
+				own.Grant = ""
+			}
+			if b.kept != nil && own.Grant == "" {
+				own.Grant = "emulated." + rand.Text()
+				grants = append(grants, b.prefix+"_REFRESH_TOKEN="+own.Grant)
+			}
+			if port != 0 {
+				address = net.JoinHostPort(host, strconv.FormatUint(port+uint64(i), 10))
+			}
+			pretend, err := emulator.New(b.name, own)
+			if err != nil {
+				return usageError{err}
+			}
+			base, stop, err := serve(ctx, address, pretend, cert)
+			if err != nil {
+				return usageError{err}
+			}
+			defer stop()
+			if all {
+				base = b.prefix + baseURL + "=" + base
+			}
+			a.say("%s", base)
 		}
-		a.say("%s", base)
-		if certFile != "" {
-			a.say("%s", certFile)
+		if certFile != "" && all {
+			certFile = "SSL_CERT_FILE=" + certFile
+		}
+		for _, line := range append([]string{certFile}, grants...) {
+			if line != "" {
+				a.say("%s", line)
+			}
 		}
 		<-ctx.Done()
-		stop()
 		return nil // an interrupt is how it is meant to end
 	})
 	return cmd

@@ -2,9 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,7 +30,8 @@ func (a *app) loginCommand() *cobra.Command {
 		Use:   "login BROKER",
 		Short: "Log in by a browser",
 		Long: "Log in by a browser, and keep the login.\n\n" +
-			"The flow auto suits the place: it listens for the browser's answer where it can, and takes a pasted address.",
+			"The flow auto suits the place: it listens for the browser's answer where it can, and takes a pasted address.\n\n" +
+			"tastytrade has no such login: this asks for the client secret and the grant instead, tries them, and keeps them.",
 		Args:      oneBroker,
 		ValidArgs: brokerNames(),
 	}
@@ -37,12 +45,35 @@ func (a *app) loginCommand() *cobra.Command {
 		if timeout == 0 {
 			options.Timeout = -1
 		}
+		if browser != "" && browser != "none" && !runnable(browser) {
+			return usageError{fmt.Errorf("--browser %q: there is no such program", browser)}
+		}
+		b, err := findBroker(args[0])
+		if err != nil {
+			return err
+		}
+		a.broker = b.name
+		if b.kept != nil {
+			if cmd.Flags().Changed("flow") || cmd.Flags().Changed("browser") {
+				return usageError{fmt.Errorf("%s has no login page: leave --flow and --browser out", b.name)}
+			}
+			return a.loginGrant(ctx, b, cmd.Flags().Changed("within"))
+		}
+		found, err := a.settings()
+		if err != nil {
+			return err
+		}
+		if browser == "" {
+			if browser, err = found.get("BROWSER"); err != nil {
+				return usageError{err}
+			}
+		}
 		switch browser {
 		case "":
 		case "none":
 			options.Open = func(context.Context, string) error { return nil }
 		default:
-			os.Setenv("BROWSER", browser)
+			os.Setenv("BROWSER", browser) // where package flows looks
 		}
 		var f brokerauth.Flow
 		switch flow {
@@ -55,11 +86,6 @@ func (a *app) loginCommand() *cobra.Command {
 		default:
 			return usageError{fmt.Errorf("no flow is called %q: there are auto, browser and paste", flow)}
 		}
-		b, err := findBroker(args[0])
-		if err != nil {
-			return err
-		}
-		a.broker = b.name
 		s, store, asked, err := a.open(ctx, b, newPrompt(a.in, a.err))
 		if err != nil {
 			return err
@@ -67,7 +93,15 @@ func (a *app) loginCommand() *cobra.Command {
 		asking := false
 		counted := func(ctx context.Context, l *brokerauth.Login, finish func(context.Context, string) error) error {
 			asking = true
-			return f(ctx, l, finish)
+			back := false
+			err := f(ctx, l, func(ctx context.Context, callback string) error {
+				back = true
+				return finish(ctx, callback)
+			})
+			if back {
+				return err
+			}
+			return advised(err, flow == "paste")
 		}
 		if cmd.Flags().Changed("within") {
 			err = s.Ensure(ctx, counted, time.Duration(within))
@@ -75,6 +109,11 @@ func (a *app) loginCommand() *cobra.Command {
 			err = s.Login(ctx, counted)
 		}
 		if err = closed(s, err); err != nil {
+			if errno, ok := errors.AsType[syscall.Errno](err); ok && !asking && !errors.Is(err, brokerauth.ErrUnavailable) {
+				// It is the store's, which names a file that nobody knows.
+				return fmt.Errorf("%s: nobody was asked to log in, because a login cannot be kept in %s: %w: "+
+					"free space there and make it writable, or name another with --store disk:DIR", b.name, store.where(s), errno)
+			}
 			return err
 		}
 		st, err := s.Status(context.WithoutCancel(ctx))
@@ -98,8 +137,37 @@ func (a *app) loginCommand() *cobra.Command {
 	return cmd
 }
 
+// advised is what a flow cannot do, in this command's words.
+func advised(err error, pasting bool) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && pasting:
+		return usageError{errors.New("nobody can paste here, as there is no terminal: run it in one, or leave --flow paste out")}
+	case errors.Is(err, fs.ErrNotExist):
+		return usageError{errors.New("nobody can paste here, as there is no terminal: run it in one, or register https://127.0.0.1:8182")}
+	case errors.Is(err, errors.ErrUnsupported):
+		return usageError{fmt.Errorf("%w: to paste, give --flow paste", err)}
+	case errors.Is(err, syscall.EADDRINUSE), errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: to paste, give --flow paste", err)
+	}
+	return err
+}
+
+// runnable reports whether browsers, written as in $BROWSER, names a program that there is.
+func runnable(browsers string) bool {
+	return slices.ContainsFunc(filepath.SplitList(browsers), func(browser string) bool {
+		program, _, _ := strings.Cut(strings.TrimSpace(browser), " ")
+		_, err := exec.LookPath(browser)
+		if err != nil {
+			_, err = exec.LookPath(program)
+		}
+		return err == nil
+	})
+}
+
 // say is a line of the answer.
-func (a *app) say(format string, args ...any) { fmt.Fprintf(a.out, format+"\n", args...) }
+func (a *app) say(format string, args ...any) {
+	io.WriteString(a.out, printableText(fmt.Sprintf(format+"\n", args...)))
+}
 
 // who names a login.
 func (a *app) who(key brokerauth.Key) string {

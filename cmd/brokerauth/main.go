@@ -16,15 +16,21 @@
 // is named by --profile reads its own file first. For each NAME, NAME_FILE may name a file that holds the value.
 //
 //	SCHWAB_APP_KEY, SCHWAB_APP_SECRET, SCHWAB_CALLBACK_URL   the app, as registered at developer.schwab.com
-//	SCHWAB_BASE_URL      an emulated broker, or a proxy; never taken from .env
-//	BROKERAUTH_STORE     like --store; never taken from .env
-//	BROKERAUTH_LOG       debug: tell on standard error all that happens to a login
-//	BROWSER              the program that opens an address
+//	TD_CLIENT_ID, TD_CALLBACK_URL                            the same, as it was registered at TD Ameritrade
+//	TASTY_CLIENT_SECRET, TASTY_REFRESH_TOKEN                 a personal grant at tastytrade, unless login has stored it
+//	TASTY_SANDBOX_CLIENT_SECRET, TASTY_SANDBOX_REFRESH_TOKEN one in tastytrade's sandbox
+//	SCHWAB_BASE_URL, TD_BASE_URL, TASTY_BASE_URL, TASTY_SANDBOX_BASE_URL
+//	                       an emulated broker, or a proxy; never taken from .env
+//	BROKERAUTH_STORE       like --store; never taken from .env
+//	BROKERAUTH_LOG         debug: tell on standard error all that happens to a login
+//	BROKERAUTH_FERNET_KEY  the key of an encrypted file that import reads
+//	TD_STORE_TOKENS        False, as for pyTD: like --store memory, unless a store is named
+//	BROWSER                the program that opens an address
 //
 // # Exit codes
 //
 //	0    done
-//	1    failed
+//	1    failed; of migrate: something is left to do
 //	2    the command line or the settings cannot work
 //	3    a person must log in
 //	4    the broker cannot be reached now
@@ -44,6 +50,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -56,7 +63,7 @@ func main() {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx := interruptible()
 	stdout := &answer{w: os.Stdout}
-	a := &app{in: os.Stdin, out: stdout, err: os.Stderr}
+	a := &app{in: os.Stdin, out: stdout, err: printable{os.Stderr}}
 	err := a.run(ctx, os.Args[1:])
 	if stdout.err != nil {
 		err = errors.Join(err, fmt.Errorf("the answer could not be written: %w", stdout.err))
@@ -97,6 +104,9 @@ type app struct {
 	named          bool   // the profile was named
 	broker         string // what the run is about, for errors; empty: none, or several
 	running        bool   // the command line was understood
+
+	found *settings // of the profile; nil: nobody has looked for them
+	debug bool      // the settings ask for all that happens
 }
 
 func (a *app) run(ctx context.Context, args []string) error {
@@ -104,7 +114,8 @@ func (a *app) run(ctx context.Context, args []string) error {
 		Use:   "brokerauth",
 		Short: "Log in to brokerages and keep the login alive",
 		Long: "Log in to brokerages and keep the login alive.\n\n" +
-			"Brokers: " + strings.Join(brokerNames(), ", ") + ". Try it without an account: brokerauth demo",
+			"Brokers: " + strings.Join(brokerNames(), ", ") + ". Try it without an account: brokerauth demo\n\n" +
+			settingsHelp() + "\n" + exitCodes,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Version:       version(),
@@ -116,7 +127,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 	flags.StringVar(&a.profile, "profile", "default", "whose login, or what for")
 	flags.StringVar(&a.store, "store", "", `where logins are kept: disk, disk:DIR or memory (default disk)`)
 	root.AddCommand(a.loginCommand(), a.statusCommand(), a.tokenCommand(), a.refreshCommand(), a.logoutCommand(),
-		a.emulateCommand(), a.demoCommand())
+		a.importCommand(), a.exportCommand(), a.migrateCommand(), a.emulateCommand(), a.demoCommand())
 	err := root.ExecuteContext(ctx)
 	if err != nil && !a.running {
 		return usageError{err} // cobra's own: it has no type for them
@@ -132,6 +143,16 @@ func (a *app) action(run func(ctx context.Context, args []string) error) func(*c
 		return run(cmd.Context(), args)
 	}
 }
+
+// exitCodes tells of all of them.
+const exitCodes = `Exit codes:
+
+  0    done
+  1    failed; of migrate: something is left to do
+  2    the command line or the settings cannot work
+  3    a person must log in
+  4    the broker cannot be reached now
+  130  interrupted`
 
 // usageError is about the command line or the settings: a person must change them.
 type usageError struct{ error }
@@ -169,7 +190,10 @@ func (a *app) complain(err error) {
 	if _, ok := errors.AsType[told](err); ok || err == nil {
 		return
 	}
-	text := strings.TrimPrefix(strings.ReplaceAll(err.Error(), "\n", "; "), "brokerauth: ")
+	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	for _, prefix := range []string{"brokerauth: ", "flows: "} {
+		text = strings.TrimPrefix(text, prefix)
+	}
 	if exitCode(err) == 130 {
 		text = "interrupted"
 		if joined, ok := err.(interface{ Unwrap() []error }); ok {
@@ -185,7 +209,8 @@ func (a *app) complain(err error) {
 	}
 	switch {
 	case errors.Is(err, brokerauth.ErrLoginRequired) && a.broker != "" && !isUsage(err):
-		text += ": run: " + a.remedy()
+		// The library says so, too, but not how.
+		text = strings.TrimSuffix(strings.TrimSuffix(text, ": log in first"), "; log in again") + ": run: " + a.remedy()
 	case isUsage(err) && !a.running:
 		text += ": see: brokerauth --help"
 	}
@@ -193,10 +218,13 @@ func (a *app) complain(err error) {
 }
 
 // remedy is the command line that logs in.
-func (a *app) remedy() string {
-	line := "brokerauth login " + a.broker
-	if a.profile != "default" {
-		line += " --profile " + a.profile
+func (a *app) remedy() string { return a.line("login", a.broker, a.profile) }
+
+// line is a command line about a login in this run's store.
+func (a *app) line(command, broker, profile string) string {
+	line := "brokerauth " + command + " " + broker
+	if profile != "default" {
+		line += " --profile " + quoted(profile)
 	}
 	if a.store != "" {
 		line += " --store " + quoted(a.store)
@@ -210,6 +238,26 @@ func quoted(arg string) string {
 		return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
 	}
 	return arg
+}
+
+// printable is a writer for people. Names and texts may come from files and folders of anybody's, and must not speak to
+// the terminal.
+type printable struct{ w io.Writer }
+
+func (p printable) Write(b []byte) (int, error) {
+	if _, err := io.WriteString(p.w, printableText(string(b))); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+func printableText(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, s)
 }
 
 // answer is standard output. It remembers a write that failed: a token that nobody got is a failure.

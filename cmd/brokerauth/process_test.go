@@ -221,6 +221,68 @@ func TestReaderGone(t *testing.T) {
 	}
 }
 
+// runWith runs the command in a way of its own.
+func (p *place) runWith(change func(cmd *exec.Cmd), args ...string) result {
+	p.t.Helper()
+	var out, errs bytes.Buffer
+	cmd := p.command(args...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	change(cmd)
+	return p.ended(cmd.Run(), args, &out, &errs)
+}
+
+// What a flow cannot do is told in the command's words.
+func TestNoFlow(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	far := p.with("SCHWAB_CALLBACK_URL", "https://app.example.com/back")
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	busy := p.with("SCHWAB_CALLBACK_URL", "https://"+taken.Addr().String())
+	noTerminal := func(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} }
+	for _, test := range []struct {
+		place      *place
+		flow, want string
+		code       int
+	}{
+		{p, "paste", "leave --flow paste out", 2},
+		{far, "paste", "leave --flow paste out", 2},
+		{far, "auto", "https://127.0.0.1:8182", 2},
+		{far, "browser", "give --flow paste", 2},
+		{busy, "auto", "give --flow paste", 1},
+		{busy, "browser", "give --flow paste", 1},
+	} {
+		r := test.place.runWith(noTerminal, "login", "schwab", "--flow", test.flow)
+		if r.code != test.code || !strings.Contains(r.errors, test.want) || strings.Contains(r.errors, "Options") {
+			t.Errorf("--flow %s at %s: exit code %d, want %d and %q\n%s", test.flow, test.place.env["SCHWAB_CALLBACK_URL"],
+				r.code, test.code, test.want, r.errors)
+		}
+		for _, said := range []string{"file does not exist", "unsupported operation", "address already in use"} {
+			if strings.Contains(r.errors, said) {
+				t.Errorf("--flow %s: %q says less than what stands before it: %s", test.flow, said, r.errors)
+			}
+		}
+	}
+}
+
+// A store that takes nothing is told before anybody is asked, with what to do.
+func TestStoreFull(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	full := func(cmd *exec.Cmd) {
+		cmd.Args = append([]string{"sh", "-c", `ulimit -f 0; exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)
+		cmd.Path = "/bin/sh"
+	}
+	r := p.runWith(full, "login", "schwab")
+	wantAll(t, r.errors, "nobody was asked", filepath.Join(p.dir, "state"), "--store disk:DIR")
+	if r.code != 1 || strings.Contains(r.errors, "probe") || len(p.broker.Requests()) > 0 {
+		t.Errorf("exit code %d, %d requests\n%s", r.code, len(p.broker.Requests()), r.errors)
+	}
+}
+
 func TestEmulate(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, emulator.Config{})

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -39,6 +38,16 @@ type keptStore struct {
 	brokerauth.Store
 	name string // as --store takes it
 	how  string // it keeps a login
+	why  string // it was chosen, if nobody has named it
+}
+
+// where says where the login of s is kept, or would be.
+func (store keptStore) where(s *brokerauth.Session) string {
+	if w, ok := store.Store.(interface{ Where(brokerauth.Key) string }); ok {
+		info := s.Provider.Info()
+		return w.Where(brokerauth.Key{Provider: info.Name, Identity: info.Identity, Profile: s.Profile})
+	}
+	return "the store " + store.name
 }
 
 // openStore opens the store that a flag, or else the setting BROKERAUTH_STORE, names.
@@ -57,7 +66,7 @@ func (a *app) openStore(s *settings) (keptStore, error) {
 	}
 	switch {
 	case name == "memory":
-		return keptStore{new(memory.Store), name, "until this command ends"}, nil
+		return keptStore{Store: new(memory.Store), name: name, how: "until this command ends"}, nil
 	case isDir && dir == "":
 		return keptStore{}, usageError{errors.New("the store disk: names no folder: write disk:DIR, or disk for the usual one")}
 	case strings.HasPrefix(dir, "~"):
@@ -67,18 +76,35 @@ func (a *app) openStore(s *settings) (keptStore, error) {
 		if err != nil {
 			return keptStore{}, usageError{err}
 		}
-		return keptStore{store, name, "not encrypted, readable by this user alone"}, nil
+		return keptStore{Store: store, name: name, how: "not encrypted, readable by this user alone"}, nil
 	}
 	return keptStore{}, usageError{fmt.Errorf("no store is called %q: there are disk, disk:DIR and memory", name)}
 }
 
+// openForTokens opens the store for a command that gets tokens. Where nobody names one, pyTD's switch counts, which says
+// that no token may be written to a disk.
+func (a *app) openForTokens(s *settings) (keptStore, error) {
+	named, err := s.get("BROKERAUTH_STORE")
+	if err != nil {
+		return keptStore{}, usageError{err}
+	}
+	keep, err := s.get("TD_STORE_TOKENS")
+	if err != nil {
+		return keptStore{}, usageError{err}
+	}
+	if a.store != "" || named != "" || !strings.EqualFold(keep, "False") {
+		return a.openStore(s)
+	}
+	return keptStore{Store: new(memory.Store), name: "memory", how: "until this command ends", why: "TD_STORE_TOKENS is False"}, nil
+}
+
 // open makes the Session that the command line asks for. The caller closes it.
 func (a *app) open(ctx context.Context, b broker, prompt *prompt) (s *brokerauth.Session, store keptStore, asked []string, err error) {
-	found, err := loadSettings(a.profile, a.named)
+	found, err := a.settings()
 	if err != nil {
 		return nil, store, nil, err
 	}
-	if store, err = a.openStore(found); err != nil {
+	if store, err = a.openForTokens(found); err != nil {
 		return nil, store, nil, err
 	}
 	p, asked, err := found.provider(ctx, b, prompt)
@@ -86,11 +112,23 @@ func (a *app) open(ctx context.Context, b broker, prompt *prompt) (s *brokerauth
 	if err != nil {
 		return nil, store, nil, err
 	}
-	if _, ok := p.(brokerauth.LoginProvider); ok && store.name == "memory" {
-		return nil, store, nil, usageError{fmt.Errorf("%s: the store memory ends with this command, and the login would be lost: "+
-			"leave --store out, or name another", b.name)}
+	if store.name == "memory" && !mints(p) {
+		return nil, store, nil, lost(b, store)
+	}
+	if store.why != "" {
+		fmt.Fprintf(a.err, "brokerauth: %s, so the token is forgotten when this command ends\n", store.why)
 	}
 	return a.session(p, store, a.profile), store, asked, nil
+}
+
+// lost says that a store which ends with this command is none for b's login.
+func lost(b broker, store keptStore) error {
+	if store.why != "" {
+		return usageError{fmt.Errorf("%s: %s, so nothing is written to a disk, and a login would end with this command: "+
+			"unset that, or name a store by --store", b.name, store.why)}
+	}
+	return usageError{fmt.Errorf("%s: the store memory ends with this command, and the login would be lost: "+
+		"leave --store out, or name another", b.name)}
 }
 
 // tell says what a person should know of where settings came from.
@@ -115,6 +153,9 @@ func (a *app) with(ctx context.Context, name string, use func(ctx context.Contex
 	if err != nil {
 		return err
 	}
+	if err := lacksGrant(ctx, s); err != nil {
+		return closed(s, err)
+	}
 	return closed(s, use(ctx, s))
 }
 
@@ -137,7 +178,7 @@ func oneBroker(_ *cobra.Command, args []string) error {
 
 // observer tells a person what they should know of, or all there is. What ends in an error is told as one.
 func (a *app) observer() func(brokerauth.Event) {
-	if strings.EqualFold(os.Getenv("BROKERAUTH_LOG"), "debug") {
+	if a.debug {
 		log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		return func(e brokerauth.Event) { log.Debug("brokerauth: "+e.Kind, "event", e) }
 	}

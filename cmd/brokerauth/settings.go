@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -58,6 +59,54 @@ func loadSettings(profile string, named bool) (*settings, error) {
 	return s, nil
 }
 
+// settings returns the settings of the run's profile.
+func (a *app) settings() (*settings, error) {
+	if a.found != nil {
+		return a.found, nil
+	}
+	found, err := loadSettings(a.profile, a.named)
+	if err != nil {
+		return nil, err
+	}
+	log, err := found.get("BROKERAUTH_LOG")
+	if err == nil && log != "" && !strings.EqualFold(log, "debug") {
+		err = fmt.Errorf("BROKERAUTH_LOG is %q: set it to debug, or leave it out", log)
+	}
+	if err != nil {
+		return nil, usageError{err}
+	}
+	a.found, a.debug = found, log != ""
+	return found, nil
+}
+
+// settingsHelp tells of all settings.
+func settingsHelp() string {
+	var b strings.Builder
+	b.WriteString("Settings are looked for in the flags, the environment, the file .env in the working directory, and the file\n")
+	if file := profileFile("PROFILE"); file != "" {
+		b.WriteString(file + " (mode 0600).\n")
+	} else {
+		b.WriteString("PROFILE.env among this user's settings.\n")
+	}
+	b.WriteString("A profile that --profile names reads its own file first. For each NAME, NAME_FILE may name a file that holds the value.\n\n")
+	var bases []string
+	line := func(name, what string) { fmt.Fprintf(&b, "  %-28s %s\n", name, what) }
+	for _, broker := range brokers() {
+		for _, s := range broker.settings {
+			line(s.name, s.what)
+		}
+		bases = append(bases, broker.prefix+baseURL)
+	}
+	line("BROKERAUTH_STORE", "like --store; never taken from .env")
+	line("BROKERAUTH_LOG", "debug: tell on standard error all that happens to a login; never taken from .env")
+	line(fernetKey, "of a file that import reads; never taken from .env")
+	line("TD_STORE_TOKENS", "False, as for pyTD: like --store memory, unless a store is named; never taken from .env")
+	line("BROWSER", "the program that opens an address; never taken from .env")
+	b.WriteString("  " + strings.Join(bases, ", ") + "\n")
+	line("", "an emulated broker, or a proxy; never taken from .env")
+	return b.String()
+}
+
 // profileFile is where a profile's own settings may stand; empty: this user has no such place.
 func profileFile(profile string) string {
 	dir, err := os.UserConfigDir()
@@ -79,7 +128,7 @@ func places(profile string) string {
 func checkProfile(profile string) error {
 	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.@+"
 	if profile == "" || len(profile) > 64 || profile[0] == '.' || strings.Trim(profile, letters) != "" {
-		return usageError{fmt.Errorf("%q is no name for a profile: use at most 64 letters, digits and -_.@+, and no dot at the start", profile)}
+		return usageError{fmt.Errorf("profile %q is no name: use at most 64 letters, digits and -_.@+, and no dot at the start", profile)}
 	}
 	return nil
 }
@@ -132,17 +181,26 @@ func (s *settings) workingFile(name string) (source, error) {
 			allowed = append(allowed, setting.name)
 		}
 	}
-	for name := range values {
+	for name, value := range values {
+		if u, err := url.Parse(value); value != "" && slices.Contains(allowed, name) && strings.HasSuffix(name, "_CALLBACK_URL") &&
+			(err != nil || !slices.Contains([]string{"127.0.0.1", "localhost", "::1"}, u.Hostname())) {
+			return none, fmt.Errorf("%s sets %s to an address that is not on this computer, and whoever has it would get the login's code: "+
+				"set it %s, if it is yours", path, name, places(s.profile))
+		}
 		if upper := strings.ToUpper(name); upper == "BROWSER" || strings.HasPrefix(upper, "BROKERAUTH_") ||
-			strings.HasSuffix(upper, baseURL) || strings.HasSuffix(upper, "_PROXY") ||
+			strings.HasSuffix(upper, baseURL) || isProxy(name) ||
 			slices.Contains(allowed, strings.TrimSuffix(upper, "_FILE")) && !slices.Contains(allowed, upper) {
 			refused = append(refused, name)
 		}
 	}
 	if len(refused) > 0 {
 		slices.Sort(refused)
+		where := places(s.profile)
+		if slices.ContainsFunc(refused, isProxy) {
+			where = "in the environment" // nothing else tells net/http of a proxy
+		}
 		return none, fmt.Errorf("%s sets %s: a file in the working directory may set only %s: "+
-			"set the rest %s", path, strings.Join(refused, ", "), strings.Join(allowed, ", "), places(s.profile))
+			"set the rest %s", path, strings.Join(refused, ", "), strings.Join(allowed, ", "), where)
 	}
 	s.open = runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0
 	return source{path, func(name string) string {
@@ -156,6 +214,8 @@ func (s *settings) workingFile(name string) (source, error) {
 		return value
 	}}, nil
 }
+
+func isProxy(name string) bool { return strings.HasSuffix(strings.ToUpper(name), "_PROXY") }
 
 var errNotRegular = errors.New("not a plain file")
 
@@ -231,7 +291,7 @@ func isSetting(name string) bool {
 			}
 		}
 	}
-	return strings.HasPrefix(name, "BROKERAUTH_") || strings.HasSuffix(name, baseURL)
+	return name == "BROWSER" || strings.HasPrefix(name, "BROKERAUTH_") || strings.HasSuffix(name, baseURL)
 }
 
 // get returns the value of a setting: what stands under its name, or in the file that NAME_FILE names, as Docker and
@@ -285,12 +345,12 @@ func (s *settings) provider(ctx context.Context, b broker, prompt *prompt) (p br
 	values := make(map[string]string)
 	var faults []error
 	var missing []setting
-	for _, setting := range append(slices.Clone(b.settings), setting{name: strings.ToUpper(b.name) + baseURL}) {
+	for _, setting := range append(slices.Clone(b.settings), setting{name: b.prefix + baseURL}) {
 		value, err := s.get(setting.name)
 		if err != nil {
 			faults = append(faults, err)
 		}
-		if values[setting.name] = value; value == "" && err == nil && setting.what != "" {
+		if values[setting.name] = value; value == "" && err == nil && setting.what != "" && !setting.optional {
 			missing = append(missing, setting)
 		}
 		if value == "" {

@@ -24,7 +24,8 @@ func (a *app) statusCommand() *cobra.Command {
 		Short: "Tell how long the login lasts",
 		Long: "Tell how long the access token and the login last, of one broker or of all stored logins. " +
 			"It asks no broker and changes nothing.\n\n" +
-			"It exits with 3 if a person must log in, and for several logins with the highest code of any.",
+			"It exits with 3 if a person must log in, and for several logins with the highest code of any. A login of another " +
+			"app or base URL than the settings name does not count.",
 		Args:      cobra.MaximumNArgs(1),
 		ValidArgs: brokerNames(),
 	}
@@ -51,27 +52,54 @@ func (a *app) statusCommand() *cobra.Command {
 			return err
 		}
 		var worst error
+		counted := 0
 		objects := []json.RawMessage{}
+		alike := make(map[brokerauth.Key]int) // logins of one broker and profile
+		for _, s := range sessions {
+			alike[brokerauth.Key{Provider: s.Provider.Info().Name, Profile: s.Profile}]++
+		}
 		for _, s := range sessions {
 			st, err := s.Status(ctx)
-			if err == nil {
-				err = due(st, time.Duration(within))
-				if !asJSON {
-					a.describe(st)
-				}
-			} else {
-				st.LastError = err // for JSON
+			stored, isStored := s.Provider.(onlyStored)
+			name := a.who(st.Key)
+			if stored.other {
+				name += " (another app or base URL, " + shortened(st.Key) + "…)"
+			} else if alike[brokerauth.Key{Provider: st.Key.Provider, Profile: st.Key.Profile}] > 1 {
+				name += " (" + shortened(st.Key) + "…)"
 			}
-			if asJSON {
-				object, err := withStore(st, store.name)
+			if mints(s.Provider) {
+				st.LoggedIn = true // whether or not a first token is stored
+			}
+			switch {
+			case asJSON:
+				object, err := withStore(st, store.name, err)
 				if err != nil {
 					return err
 				}
 				objects = append(objects, object)
+			case err == nil:
+				a.describe(name, st)
+			case stored.other:
+				a.say("%s: %v", name, err)
+			}
+			if stored.other {
+				if !asJSON {
+					a.say("  it does not count here; to delete it, run: %s", a.deletion(st.Key))
+				}
+				continue
+			}
+			counted++
+			if err == nil {
+				err = due(name, st, time.Duration(within))
 			}
 			if err != nil {
 				one := *a
 				one.broker, one.profile = st.Key.Provider, st.Key.Profile
+				if isStored && st.KeptAs != "" {
+					// Whoever logs in by other settings makes another login, and this one stays.
+					err = fmt.Errorf("%w: log in with the settings of its app or, if that is out of use, run: %s", err, a.deletion(st.Key))
+					one.broker = ""
+				}
 				one.complain(err)
 				if worst == nil || exitCode(err) > exitCode(worst) {
 					worst = err
@@ -86,8 +114,11 @@ func (a *app) statusCommand() *cobra.Command {
 				return err
 			}
 		}
-		if len(sessions) == 0 {
+		switch {
+		case len(sessions) == 0:
 			return fmt.Errorf("no login is stored: run: brokerauth login BROKER: %w", brokerauth.ErrLoginRequired)
+		case counted == 0:
+			return fmt.Errorf("no login of the settings' own apps is stored: run: brokerauth login BROKER: %w", brokerauth.ErrLoginRequired)
 		}
 		if worst != nil {
 			return told{worst}
@@ -100,7 +131,7 @@ func (a *app) statusCommand() *cobra.Command {
 // stored returns the Session of a broker's login or, if the app's settings are not there to tell which one, those of
 // all that are stored for it and the profile, and at least one.
 func (a *app) stored(ctx context.Context, b broker) ([]*brokerauth.Session, keptStore, error) {
-	found, err := loadSettings(a.profile, a.named)
+	found, err := a.settings()
 	if err != nil {
 		return nil, keptStore{}, err
 	}
@@ -110,10 +141,10 @@ func (a *app) stored(ctx context.Context, b broker) ([]*brokerauth.Session, kept
 	}
 	p, _, err := found.provider(ctx, b, nil)
 	a.tell(found)
-	if err == nil {
+	switch {
+	case err == nil && (store.name != "memory" || mints(p)):
 		return []*brokerauth.Session{a.session(p, store, a.profile)}, store, nil
-	}
-	if !errors.Is(err, errMissing) {
+	case err != nil && !errors.Is(err, errMissing):
 		return nil, keptStore{}, err
 	}
 	keys, err := store.keys(ctx)
@@ -123,18 +154,61 @@ func (a *app) stored(ctx context.Context, b broker) ([]*brokerauth.Session, kept
 	var sessions []*brokerauth.Session
 	for _, key := range keys {
 		if key.Provider == b.name && key.Profile == a.profile {
-			sessions = append(sessions, a.session(onlyStored{key}, store, key.Profile))
+			sessions = append(sessions, a.session(onlyStored{key: key}, store, key.Profile))
 		}
 	}
 	if sessions == nil {
-		sessions = []*brokerauth.Session{a.session(onlyStored{brokerauth.Key{Provider: b.name}}, store, a.profile)}
+		none := brokerauth.Key{Provider: b.name}
+		sessions = []*brokerauth.Session{a.session(onlyStored{key: none}, store, a.profile)}
 	}
 	return sessions, store, nil
 }
 
+// identified returns the Session of the one stored login of a broker, of this library's or a program's own, and the
+// profile whose identity begins with prefix.
+func (a *app) identified(ctx context.Context, broker, prefix string) ([]*brokerauth.Session, keptStore, error) {
+	if prefix == "" {
+		return nil, keptStore{}, usageError{errors.New("--identity is empty: give it what status shows")} // a script's unset variable
+	}
+	found, err := a.settings()
+	if err != nil {
+		return nil, keptStore{}, err
+	}
+	store, err := a.openStore(found)
+	if err != nil {
+		return nil, keptStore{}, err
+	}
+	keys, err := store.keys(ctx)
+	if err != nil {
+		return nil, keptStore{}, err
+	}
+	keys = slices.DeleteFunc(keys, func(key brokerauth.Key) bool {
+		return key.Provider != broker || key.Profile != a.profile || !strings.HasPrefix(identity(key), prefix)
+	})
+	if len(keys) != 1 {
+		return nil, keptStore{}, usageError{fmt.Errorf("%s: %d stored logins of the profile %s have an identity that begins with %q, "+
+			"not one: see: brokerauth status", broker, len(keys), a.profile, prefix)}
+	}
+	return []*brokerauth.Session{a.session(onlyStored{key: keys[0]}, store, a.profile)}, store, nil
+}
+
+// identity is a login's as its key spells it: plain characters, and "=" for the one that is empty.
+func identity(key brokerauth.Key) string { return strings.Split(key.String(), ".")[1] }
+
+// shortened is enough of an identity to tell a login from others.
+func shortened(key brokerauth.Key) string {
+	s := identity(key)
+	return s[:min(len(s), 8)]
+}
+
+// deletion is the command line that deletes a login whatever the settings.
+func (a *app) deletion(key brokerauth.Key) string {
+	return a.line("logout", quoted(key.Provider), key.Profile) + " --identity " + shortened(key)
+}
+
 // allStored returns the Sessions of all stored logins: of all profiles unless one was named.
 func (a *app) allStored(ctx context.Context) ([]*brokerauth.Session, keptStore, error) {
-	found, err := loadSettings(a.profile, a.named)
+	found, err := a.settings()
 	if err != nil {
 		return nil, keptStore{}, err
 	}
@@ -151,29 +225,49 @@ func (a *app) allStored(ctx context.Context) ([]*brokerauth.Session, keptStore, 
 		if a.named && key.Profile != a.profile {
 			continue
 		}
-		sessions = append(sessions, a.session(a.providerOf(ctx, key, found), store, key.Profile))
+		sessions = append(sessions, a.session(a.providerOf(ctx, key, found, keys), store, key.Profile))
+	}
+	for _, b := range brokers() {
+		// A grant in the settings is a login, stored or not.
+		if b.kept == nil {
+			continue
+		}
+		p, _, err := found.provider(ctx, b, nil)
+		if err != nil || !mints(p) || slices.Contains(keys, brokerauth.Key{Provider: b.name, Identity: p.Info().Identity, Profile: a.profile}) {
+			continue
+		}
+		sessions = append(sessions, a.session(p, store, a.profile))
 	}
 	a.tell(found)
 	return sessions, store, nil
 }
 
-// providerOf returns the provider of the app that key's login is of, if the settings know it.
-func (a *app) providerOf(ctx context.Context, key brokerauth.Key, found *settings) brokerauth.Provider {
+// providerOf returns the provider of the app that key's login is of, if the settings know it. keys are all that is stored.
+func (a *app) providerOf(ctx context.Context, key brokerauth.Key, found *settings, keys []brokerauth.Key) brokerauth.Provider {
 	b, err := findBroker(key.Provider)
 	if err == nil && key.Profile != found.profile {
 		found, err = loadSettings(key.Profile, true)
 	}
-	if err == nil {
-		p, _, err := found.provider(ctx, b, nil)
-		if err == nil && p.Info().Identity == key.Identity {
-			return p
-		}
+	if err != nil {
+		return onlyStored{key: key}
 	}
-	return onlyStored{key}
+	p, _, err := found.provider(ctx, b, nil)
+	if err != nil {
+		return onlyStored{key: key}
+	}
+	own := key
+	if own.Identity = p.Info().Identity; own == key {
+		return p
+	}
+	_, unset := p.(keptGrant) // no settings lead to it, so they may be out of reach here
+	return onlyStored{key: key, other: !unset || slices.Contains(keys, own)}
 }
 
-// keys returns the keys of all logins.
+// keys returns the keys of all logins that were stored before this command.
 func (store keptStore) keys(ctx context.Context) ([]brokerauth.Key, error) {
+	if store.name == "memory" {
+		return nil, usageError{errors.New("the store memory begins with this command, so no login is in it: leave --store out, or name another")}
+	}
 	lister, ok := store.Store.(interface {
 		Keys(context.Context) ([]brokerauth.Key, error)
 	})
@@ -185,7 +279,10 @@ func (store keptStore) keys(ctx context.Context) ([]brokerauth.Key, error) {
 }
 
 // onlyStored is a Provider that knows no more of a login than its key.
-type onlyStored struct{ key brokerauth.Key }
+type onlyStored struct {
+	key   brokerauth.Key
+	other bool // the settings name another app or base URL of that broker
+}
 
 func (o onlyStored) Info() brokerauth.Info {
 	return brokerauth.Info{Name: o.key.Provider, Identity: o.key.Identity}
@@ -195,13 +292,17 @@ func (o onlyStored) Refresh(context.Context, *brokerauth.Token) (*brokerauth.Tok
 	return nil, errMissing
 }
 
-// due reports that a person must do something within d.
-func due(st brokerauth.Status, d time.Duration) error {
-	name := st.Key.Provider
+// due reports that a person must do something within d. What describe has told it leaves out.
+func due(name string, st brokerauth.Status, d time.Duration) error {
+	e, _ := errors.AsType[*brokerauth.Error](st.LastError)
 	switch {
 	case !st.LoggedIn:
 		return fmt.Errorf("%s: nobody is logged in: %w", name, brokerauth.ErrLoginRequired)
-	case errors.Is(st.LastError, brokerauth.ErrLoginRequired), errors.Is(st.LastError, brokerauth.ErrRejected):
+	case errors.Is(st.LastError, brokerauth.ErrLoginRequired):
+		return fmt.Errorf("%s: the login has ended: %w", name, brokerauth.ErrLoginRequired)
+	case errors.Is(st.LastError, brokerauth.ErrRejected) && e != nil && e.Hint != "":
+		return fmt.Errorf("%s: %w: %s", name, brokerauth.ErrRejected, e.Hint)
+	case errors.Is(st.LastError, brokerauth.ErrRejected):
 		return st.LastError
 	case st.LoginRequired(d):
 		return fmt.Errorf("%s: the login is over by %s: %w", name, moment(st.LoginBy), brokerauth.ErrLoginRequired)
@@ -209,26 +310,38 @@ func due(st brokerauth.Status, d time.Duration) error {
 	return nil
 }
 
-// describe prints a status.
-func (a *app) describe(st brokerauth.Status) {
-	if !st.LoggedIn {
-		a.say("%s: not logged in", a.who(st.Key))
+// describe prints the status of a login called name.
+func (a *app) describe(name string, st brokerauth.Status) {
+	switch {
+	case st.MovedTo != "":
+		a.say("%s: not logged in: the login was moved to %s, %s", name, st.MovedTo, moment(st.MovedAt))
+		return
+	case !st.LoggedIn:
+		a.say("%s: not logged in", name)
 		return
 	}
-	a.say("%s: %s", a.who(st.Key), clocks(st))
+	a.say("%s: %s", name, clocks(st))
 	if !st.LoggedInAt.IsZero() {
 		a.say("  logged in %s", moment(st.LoggedInAt))
 	}
-	a.say("  kept in %s", st.KeptAs)
+	if len(st.Scopes) > 0 {
+		a.say("  scopes: %s", strings.Join(st.Scopes, " "))
+	}
+	if st.KeptAs != "" {
+		a.say("  kept in %s", st.KeptAs)
+	}
 	if st.LastError != nil {
-		a.say("  last refusal: %v", st.LastError)
+		a.say("  last error: %v", st.LastError)
 	}
 }
 
 // clocks says how long the access token and the login last.
 func clocks(st brokerauth.Status) string {
 	var access, login string
+	b, _ := findBroker(st.Key.Provider)
 	switch left := time.Until(st.AccessExpiresAt); {
+	case st.AccessExpiresAt.IsZero() && b.endless:
+		access = "access: none yet, the first use brings one"
 	case st.AccessExpiresAt.IsZero():
 		access = "access: does not expire"
 	case left > 0:
@@ -237,6 +350,10 @@ func clocks(st brokerauth.Status) string {
 		access = fmt.Sprintf("access: expired %s ago", inWords(left))
 	}
 	switch left := time.Until(st.LoginBy); {
+	case errors.Is(st.LastError, brokerauth.ErrLoginRequired):
+		login = "the login has ended"
+	case b.endless:
+		login = "log in again: never"
 	case st.LoginBy.IsZero():
 		login = "the login has no end that is known"
 	case left > 0:
@@ -247,8 +364,11 @@ func clocks(st brokerauth.Status) string {
 	return access + "; " + login
 }
 
-// withStore is the status in JSON, with the store's name.
-func withStore(st brokerauth.Status, store string) (json.RawMessage, error) {
+// withStore is the status in JSON, with the store's name and the login's identity. unknown is why there is no status.
+func withStore(st brokerauth.Status, store string, unknown error) (json.RawMessage, error) {
+	if unknown != nil {
+		st.LastError = unknown
+	}
 	raw, err := json.Marshal(st)
 	if err != nil {
 		return nil, err
@@ -257,6 +377,9 @@ func withStore(st brokerauth.Status, store string) (json.RawMessage, error) {
 	if err := json.Unmarshal(raw, &fields); err != nil {
 		return nil, err
 	}
-	fields["store"] = store
+	fields["store"], fields["identity"] = store, st.Key.Identity
+	if unknown != nil {
+		fields["logged_in"] = nil
+	}
 	return json.Marshal(fields)
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -31,8 +32,10 @@ func (a *app) tokenCommand() *cobra.Command {
 	flags.BoolVar(&header, "header", false, "print the whole Authorization header")
 	flags.BoolVar(&asJSON, "json", false, "print access_token, token_type and expires_at as JSON")
 	flags.Var(&live, "for", "renew the token first unless it lives that long")
-	cmd.MarkFlagsMutuallyExclusive("header", "json")
 	cmd.RunE = a.action(func(ctx context.Context, args []string) error {
+		if header && asJSON {
+			return usageError{errors.New("choose --header or --json")}
+		}
 		return a.with(ctx, args[0], func(ctx context.Context, s *brokerauth.Session) error {
 			t, err := s.Token(ctx)
 			if err == nil {
@@ -114,38 +117,53 @@ func (a *app) refreshCommand() *cobra.Command {
 }
 
 func (a *app) logoutCommand() *cobra.Command {
+	var identity string
 	cmd := &cobra.Command{
 		Use:   "logout BROKER",
 		Short: "Delete the stored login",
 		Long: "Delete every stored copy of the login. The broker is not told, as it has no way to be: what it issued ends " +
-			"by itself, or with the next login.",
+			"by itself, or with the next login.\n\n" +
+			"It is the login of the app and base URL that the settings name. Status shows the identity of others.",
 		Args:      oneBroker,
 		ValidArgs: brokerNames(),
 	}
+	cmd.Flags().StringVar(&identity, "identity", "", "delete the login whose identity begins so, whatever the settings name")
 	cmd.RunE = a.action(func(ctx context.Context, args []string) error {
+		var (
+			sessions []*brokerauth.Session
+			store    keptStore
+		)
 		b, err := findBroker(args[0])
-		if err != nil {
-			return err
+		switch a.broker = args[0]; {
+		case cmd.Flags().Changed("identity"):
+			sessions, store, err = a.identified(ctx, args[0], identity) // a program's own broker's, too
+		case err == nil:
+			sessions, store, err = a.stored(ctx, b)
 		}
-		a.broker = b.name
-		sessions, _, err := a.stored(ctx, b)
 		if err != nil {
 			return err
 		}
 		if len(sessions) > 1 {
-			return usageError{fmt.Errorf("%s: several apps' logins are stored: set %s to say which to delete", b.name, b.settings[0].name)}
+			var identities []string
+			for _, s := range sessions {
+				info := s.Provider.Info()
+				identities = append(identities, shortened(brokerauth.Key{Provider: info.Name, Identity: info.Identity}))
+			}
+			return usageError{fmt.Errorf("%s: several apps' logins are stored: give --identity with one of %s", a.broker, strings.Join(identities, ", "))}
 		}
 		for _, s := range sessions {
 			st, statusErr := s.Status(ctx)
 			if err := closed(s, s.Logout(ctx)); err != nil {
 				return err
 			}
-			if !st.LoggedIn && statusErr == nil {
+			if st.KeptAs == "" && statusErr == nil {
 				a.say("%s: nothing was stored.", a.who(st.Key))
 				continue
 			}
-			a.say("%s: logged out: deleted %s.", a.who(st.Key), st.KeptAs)
-			if end := cmp.Or(st.LoginBy, st.AccessExpiresAt); end.After(time.Now()) {
+			a.say("%s: logged out: deleted %s.", a.who(st.Key), store.where(s))
+			if end := cmp.Or(st.LoginBy, st.AccessExpiresAt); b.endless {
+				a.say("The grant itself works until it is deleted at https://my.tastytrade.com.")
+			} else if end.After(time.Now()) {
 				a.say("What the broker issued ends by itself by %s, or with the next login.", moment(end))
 			}
 		}

@@ -17,8 +17,14 @@ func (p *period) Set(s string) error {
 	return err
 }
 
-func (p *period) String() string { return time.Duration(*p).String() }
-func (p *period) Type() string   { return "duration" }
+func (p *period) String() string {
+	if *p == 0 {
+		return "0" // which no help text shows as a default
+	}
+	return time.Duration(*p).String()
+}
+
+func (p *period) Type() string { return "duration" }
 
 // parsePeriod reads a duration that is not negative.
 func parsePeriod(s string) (time.Duration, error) {

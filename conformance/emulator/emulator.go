@@ -8,6 +8,7 @@
 //	broker := emulator.Schwab(t) // or TDAmeritrade, or Tastytrade
 //	session := &brokerauth.Session{Provider: broker.Provider(), Store: new(memory.Store)}
 //	err := session.Login(ctx, broker.Approve)
+//	api := session.Client(&http.Client{Transport: broker}) // session.Client(nil) would call the real broker
 //
 // At Tastytrade Provider has a personal grant and needs no login; LoginProvider is a partner's app, which does.
 //

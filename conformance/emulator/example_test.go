@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 
 	"github.com/brokerauth/brokerauth"
@@ -66,6 +67,35 @@ func ExampleTastytrade() {
 	// Output:
 	// access for 15m0s to read trade openid
 	// settings must change: true
+}
+
+// A program's own API reply: the emulator has the broker's login, and few of its API calls.
+func ExampleBroker_Handle() {
+	broker, err := emulator.New("schwab", emulator.Config{}) // in a test, emulator.Schwab(t)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	broker.Handle("GET /trader/v1/accounts/{hash}/orders", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, `[{"account": %q, "status": "FILLED"}]`, r.PathValue("hash"))
+	}))
+	ctx := context.Background()
+	session := &brokerauth.Session{Provider: broker.Provider(), Store: new(memory.Store)}
+	defer session.Close()
+	if err := session.Login(ctx, broker.Approve); err != nil {
+		fmt.Println(err)
+		return
+	}
+	api := session.Client(&http.Client{Transport: broker}) // session.Client(nil) would call the real broker
+	resp, err := api.Get("https://api.schwabapi.com/trader/v1/accounts/ABC123/orders")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer resp.Body.Close()
+	orders, err := io.ReadAll(resp.Body)
+	fmt.Println(resp.Status, string(orders), err)
+	// Output: 200 OK [{"account": "ABC123", "status": "FILLED"}] <nil>
 }
 
 // Two bad minutes of a broker, for a program that should sit them out.

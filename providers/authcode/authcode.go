@@ -50,6 +50,10 @@ type Config struct {
 	AuthParams     map[string]string // further parameters of the login page
 	ExchangeParams map[string]string // further parameters of the code's exchange
 
+	// BareCode reports whether what a person pasted in the place of the whole address, decoded, may be one of this
+	// broker's codes, so that nothing else is sent there: it may have been a password. nil: anything may be.
+	BareCode func(code string) bool
+
 	// RefreshParams returns further parameters of a refresh, and whether a new refresh token that comes in reply begins
 	// a new LoginLife. It may be nil.
 	RefreshParams func(old *brokerauth.Token, now time.Time) (params map[string]string, renews bool)
@@ -98,7 +102,7 @@ func New(config Config) (*Provider, error) {
 	if config.Grant != "" {
 		faults = append(faults, errors.New("a refresh token issued beforehand needs no login page"))
 	}
-	if fault := redirectFault(config.RedirectURL); fault != "" {
+	for _, fault := range redirectFaults(config.RedirectURL) {
 		faults = append(faults, errors.New("the redirect URL (callback URL) "+fault))
 	}
 	if err := config.prepare(config.ClientID, faults); err != nil {

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -60,7 +62,7 @@ func (c *Config) code(login *brokerauth.Login, callback string) (string, error) 
 			return "", wrong("a bare code is not enough", whole)
 		}
 		code, err := url.PathUnescape(s) // not QueryUnescape: a code may hold "+"
-		if err != nil || !visible(code) || strings.Contains(code, "://") {
+		if err != nil || !visible(code) || strings.Contains(code, "://") || c.BareCode != nil && !c.BareCode(code) {
 			return "", wrong("this is neither the broker's address nor a code", whole)
 		}
 		return code, nil
@@ -202,7 +204,11 @@ func rebase(base, address string) string {
 	if err != nil || address == "" {
 		return address
 	}
-	return strings.TrimSuffix(base, "/") + strings.TrimSuffix(u.EscapedPath(), "/")
+	prefix := ""
+	if b, err := url.Parse(base); err == nil {
+		prefix = strings.TrimSuffix(b.EscapedPath(), "/")
+	}
+	return origin(base) + prefix + strings.TrimSuffix(u.EscapedPath(), "/")
 }
 
 // endpointFault says what is wrong with an address that secrets are sent to, without showing it.
@@ -225,20 +231,29 @@ func endpointFault(address string) string {
 	return ""
 }
 
-// redirectFault says what is wrong with a callback at any broker.
-func redirectFault(address string) string {
+// redirectFaults says all that is wrong with a callback at any broker.
+func redirectFaults(address string) (faults []string) {
 	u, err := url.Parse(address)
 	switch {
 	case address == "":
-		return "is missing"
+		return []string{"is missing"}
 	case err != nil || !visible(address) || u.Scheme == "" || u.Host == "" && u.Path == "":
-		return "is not an address: give the whole of it, as registered"
-	case u.User != nil:
-		return "holds a user name or password: leave them out"
-	case strings.Contains(address, "#"):
-		return `holds a "#", which no callback may have`
+		return []string{"is not an address: give the whole of it, as registered"}
 	}
-	return ""
+	if u.User != nil {
+		faults = append(faults, "holds a user name or password: leave them out")
+	}
+	if strings.Contains(address, "#") {
+		faults = append(faults, `holds a "#", which no callback may have`)
+	}
+	if port, err := strconv.ParseUint(u.Port(), 10, 16); strings.HasSuffix(u.Host, ":") || u.Port() != "" && (err != nil || port == 0) {
+		faults = append(faults, "names no port from 1 to 65535 behind its colon")
+	}
+	if ip, err := netip.ParseAddr(u.Hostname()); err == nil && ip.Unmap().IsUnspecified() {
+		faults = append(faults, "names "+u.Hostname()+", at which programs listen but nobody can be reached: "+
+			"register and use 127.0.0.1 instead")
+	}
+	return faults
 }
 
 func loopback(host string) bool {

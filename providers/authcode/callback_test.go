@@ -147,6 +147,36 @@ func TestBareCode(t *testing.T) {
 	}
 }
 
+// TestBareCodeShape: where the broker's codes are known by their form, nothing else that was pasted goes to it.
+func TestBareCodeShape(t *testing.T) {
+	var codes []string
+	c := config(recording(&codes))
+	c.BareCode = func(code string) bool { return strings.HasPrefix(code, "C0.") }
+	p := provider(t, c)
+	for callback, want := range map[string]string{
+		"C0.ab%40": "C0.ab@", "hunter2": "", "hello%20world": "", "%430.a": "C0.a",
+	} {
+		codes = nil
+		_, err := p.Complete(t.Context(), begin(t, p), callback)
+		if want != "" {
+			if err != nil || len(codes) != 1 || codes[0] != want {
+				t.Errorf("%q: sent %q, %v; want %q", callback, codes, err, want)
+			}
+			continue
+		}
+		// Kind nil: the flow asks again.
+		if e := brokerError(t, err); len(codes) > 0 || e.Kind != nil || e.Hint == "" || strings.Contains(err.Error(), callback) {
+			t.Errorf("%q: sent %q, %v", callback, codes, err)
+		}
+	}
+	// The whole address says by itself what it is.
+	codes = nil
+	login := begin(t, p)
+	if _, err := p.Complete(t.Context(), login, redirectURL+"?code=other&state="+login.State); err != nil || len(codes) != 1 {
+		t.Errorf("a whole address: sent %q, %v", codes, err)
+	}
+}
+
 func TestForeignLogin(t *testing.T) {
 	var codes []string
 	p := provider(t, config(recording(&codes)))

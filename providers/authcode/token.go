@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -195,9 +196,13 @@ func (c *call) unreachable(ctx context.Context, err error) *brokerauth.Error {
 	for inner := (*url.Error)(nil); errors.As(err, &inner); {
 		err = inner.Err
 	}
+	hint := "check the network connection" + c.again()
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		hint = "this computer does not trust the certificate: install the CA certificates (ca-certificates), or set " +
+			"SSL_CERT_FILE; a proxy may stand in between"
+	}
 	return &brokerauth.Error{
-		Provider: c.Info.Name, Op: c.op, Kind: brokerauth.ErrUnavailable, Err: &quietError{c.scrub(err.Error()), err},
-		Hint: "check the network connection" + c.again(),
+		Provider: c.Info.Name, Op: c.op, Kind: brokerauth.ErrUnavailable, Err: &quietError{c.scrub(err.Error()), err}, Hint: hint,
 	}
 }
 

@@ -282,6 +282,9 @@ func TestNetworkErrors(t *testing.T) {
 	if !errors.Is(err, brokerauth.ErrUnavailable) || !errors.As(err, &op) || !strings.Contains(err.Error(), closed) {
 		t.Errorf("a closed port: %v", err)
 	}
+	if strings.Contains(err.Error(), "SSL_CERT_FILE") {
+		t.Errorf("a closed port is blamed on a certificate: %v", err)
+	}
 
 	server := httptest.NewTLSServer(http.NotFoundHandler())
 	defer server.Close()
@@ -291,6 +294,9 @@ func TestNetworkErrors(t *testing.T) {
 	var certificate *tls.CertificateVerificationError
 	if !errors.Is(err, brokerauth.ErrUnavailable) || !errors.As(err, &certificate) {
 		t.Errorf("an unknown certificate: %v", err)
+	}
+	if hint := brokerError(t, err).Hint; !strings.Contains(hint, "SSL_CERT_FILE") || strings.Contains(hint, "later") {
+		t.Errorf("an unknown certificate, which waiting does not make known: %s", hint)
 	}
 
 	dns := &net.DNSError{Err: "no such host", Name: "api.example.com", IsNotFound: true}

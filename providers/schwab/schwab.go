@@ -48,9 +48,13 @@ type Config struct {
 // Its login page and token endpoint are those of the portal text "Schwab & API Security".
 func New(config Config) (*authcode.Provider, error) {
 	var faults []error
-	if fault := callbackFault(config.CallbackURL); fault != "" {
-		faults = append(faults, errors.New("schwab: the callback URL "+fault))
+	if strings.Contains(config.CallbackURL, ",") {
+		faults = append(faults, errors.New("schwab: the callback URL holds a comma: the portal takes several callback URLs, "+
+			"use one of them here"))
 		config.CallbackURL = "https://127.0.0.1" // to learn of all other faults, too
+	}
+	for _, fault := range callbackFaults(config.CallbackURL) {
+		faults = append(faults, errors.New("schwab: the callback URL "+fault))
 	}
 	p, err := authcode.New(config.app())
 	if err != nil {
@@ -78,6 +82,7 @@ func (c Config) app() authcode.Config {
 		PKCE:       true,
 		AccessLife: 30 * time.Minute,   // portal text "Schwab & API Security"
 		LoginLife:  7 * 24 * time.Hour, // likewise; there is no refresh_token_expires_in
+		BareCode:   bareCode,
 		EarlyEnd:   "another program or machine logged in with this app key, or the password changed",
 		Rules:      rules(),
 
@@ -89,23 +94,26 @@ func (c Config) app() authcode.Config {
 	}
 }
 
-// callbackFault says what Schwab refuses in a callback beyond what any broker does.
-func callbackFault(callback string) string {
-	u, err := url.Parse(callback)
-	switch {
-	case strings.Contains(callback, ","):
-		return "holds a comma: the portal takes several callback URLs, use one of them here"
-	case len(callback) > 255:
-		return fmt.Sprintf("is %d characters long: the portal takes 255 at most", len(callback))
-	case callback == "" || err != nil || u.Host == "":
-		return "" // any broker refuses that
-	case u.Scheme != "https":
-		return "is not https, and Schwab takes nothing else"
-	case strings.EqualFold(u.Hostname(), "localhost"), strings.HasSuffix(strings.ToLower(u.Hostname()), ".localhost"):
-		return "names localhost, which Schwab refuses: register and use 127.0.0.1 instead"
+// callbackFaults says all that Schwab refuses in a callback beyond what any broker does.
+func callbackFaults(callback string) (faults []string) {
+	if len(callback) > 255 {
+		faults = append(faults, fmt.Sprintf("is %d characters long: the portal takes 255 at most", len(callback)))
 	}
-	return ""
+	u, err := url.Parse(callback)
+	if err != nil || u.Host == "" {
+		return faults // any broker refuses that
+	}
+	if u.Scheme != "https" {
+		faults = append(faults, "is not https, and Schwab takes nothing else")
+	}
+	if host := strings.ToLower(u.Hostname()); host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		faults = append(faults, "names localhost, which Schwab refuses: register and use 127.0.0.1 instead")
+	}
+	return faults
 }
+
+// bareCode reports whether code has the form of all of Schwab's codes that users have shown: "C0.….…@".
+func bareCode(code string) bool { return strings.Contains(code, ".") && strings.HasSuffix(code, "@") }
 
 // rules are Schwab's own words. A dead refresh token has three spellings: the one with a JSON object inside a string is
 // what users report, "refresh token invalid" is what schwab-py's documentation shows, and invalid_grant is RFC 6749's.

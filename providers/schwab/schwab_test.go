@@ -103,6 +103,41 @@ func TestLogin(t *testing.T) {
 	}
 }
 
+// TestBareCode: a bare code is sent only if it looks like one of Schwab's.
+func TestBareCode(t *testing.T) {
+	const code = "C0.b2F1dGgyLmJkYy5zY2h3YWIuY29t.0123456789-_0123456789-_0123456789-_0123456@"
+	sent := ""
+	c := config()
+	c.Transport = transport(func(r *http.Request) (*http.Response, error) {
+		r.ParseForm()
+		sent = r.PostForm.Get("code")
+		return nil, io.ErrUnexpectedEOF
+	})
+	p := provider(t, c)
+	for pasted, want := range map[string]string{
+		code: code, strings.Replace(code, "@", "%40", 1): code, " " + code + "\n": code,
+		"hello": "", "hello world": "", "me@example.com": "", "correct.horse.battery": "", "p@ss.word": "", "staple@": "", code + "x": "",
+	} {
+		login, err := p.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent = ""
+		_, err = p.Complete(t.Context(), login, pasted)
+		if sent != want {
+			t.Errorf("%q: sent %q, want %q", pasted, sent, want)
+		}
+		var e *brokerauth.Error
+		if want == "" && (!errors.As(err, &e) || e.Kind != nil || strings.Contains(e.Error(), pasted)) {
+			t.Errorf("%q: %v, want an error about what was pasted, without it", pasted, err)
+		}
+	}
+}
+
+type transport func(*http.Request) (*http.Response, error)
+
+func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
 func TestInfo(t *testing.T) {
 	c := config()
 	p := provider(t, c)
@@ -148,6 +183,11 @@ func TestConfig(t *testing.T) {
 		{"localhost below", func(c *schwab.Config) { c.CallbackURL = "https://app.LOCALHOST" }, 1, "127.0.0.1"},
 		{"fragment", func(c *schwab.Config) { c.CallbackURL = callback + "/#a" }, 1, "#"},
 		{"user", func(c *schwab.Config) { c.CallbackURL = "https://me:Zq9Secret0123456@127.0.0.1" }, 1, "password"},
+		{"impossible port", func(c *schwab.Config) { c.CallbackURL = "https://127.0.0.1:99999" }, 1, "65535"},
+		{"port 0", func(c *schwab.Config) { c.CallbackURL = "https://127.0.0.1:0" }, 1, "65535"},
+		{"empty port", func(c *schwab.Config) { c.CallbackURL = "https://127.0.0.1:" }, 1, "65535"},
+		{"any address", func(c *schwab.Config) { c.CallbackURL = "https://0.0.0.0:8182" }, 1, "127.0.0.1"},
+		{"plain localhost with fragment", func(c *schwab.Config) { c.CallbackURL = "http://localhost:8182/#x" }, 3, "#"},
 		{"list", func(c *schwab.Config) { c.CallbackURL = callback + ",https://app.example.com" }, 1, "use one of them"},
 		{"space", func(c *schwab.Config) { c.CallbackURL += " " }, 1, "not an address"},
 		{"no scheme", func(c *schwab.Config) { c.CallbackURL = "127.0.0.1:8182" }, 1, "not an address"},
@@ -157,7 +197,7 @@ func TestConfig(t *testing.T) {
 		{"nothing", func(c *schwab.Config) { *c = schwab.Config{} }, 3, "callback URL"},
 		{"all of it", func(c *schwab.Config) {
 			*c = schwab.Config{AppKey: "a b", AppSecret: "\tZq9Secret0123456", CallbackURL: "http://localhost", BaseURL: "http://x"}
-		}, 4, "base URL"},
+		}, 5, "base URL"},
 	} {
 		c := config()
 		test.change(&c)

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/porting"
+)
+
+func (a *app) exportCommand() *cobra.Command {
+	var (
+		move, duplicate bool
+		format          string
+	)
+	cmd := &cobra.Command{
+		Use:   "export BROKER --move|--copy",
+		Short: "Hand a login to another machine, or to schwab-py",
+		Long: "Write a login with its age to standard output, which is secret and must be no terminal:\n\n" +
+			"    brokerauth export schwab --move | ssh HOST brokerauth import -\n\n" +
+			"With --move the login ends here once it is written, and status and token say where it went. If the other side " +
+			"fails to take it, a person must log in again. --copy leaves it here, too: then only one of the two " +
+			"may go on to refresh it.\n\n" +
+			"The other machine needs the same settings of the app.",
+		Args:      oneBroker,
+		ValidArgs: brokerNames(),
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&move, "move", false, "end the login here once it is written")
+	flags.BoolVar(&duplicate, "copy", false, "leave the login here, too")
+	flags.StringVar(&format, "format", portable, "whose format to write: brokerauth or schwab-py")
+	cmd.RunE = a.action(func(ctx context.Context, args []string) error {
+		b, err := findBroker(args[0])
+		if err != nil {
+			return err
+		}
+		a.broker = b.name
+		write := porting.Export
+		switch {
+		case move == duplicate:
+			return usageError{errors.New("choose --move or --copy: a login must have one home, so --move is right unless you know better")}
+		case format == "schwab-py" && b.name != "schwab":
+			return usageError{fmt.Errorf("schwab-py has no logins at %s: leave --format out", b.name)}
+		case format == "schwab-py":
+			write = func(_ brokerauth.Info, t *brokerauth.Token) ([]byte, error) { return porting.ExportSchwabPy(t) }
+		case format != portable:
+			return usageError{fmt.Errorf("no format is called %q: there are brokerauth and schwab-py", format)}
+		case b.name == "tdameritrade":
+			return usageError{errors.New("TD Ameritrade ended in May 2024: there is nothing to move")}
+		}
+		out, err := a.secretOutput()
+		if err != nil {
+			return err
+		}
+		s, err := a.exported(ctx, b)
+		if err != nil {
+			return err
+		}
+		hand := func(t *brokerauth.Token) error {
+			data, err := write(s.Provider.Info(), t)
+			if err == nil {
+				_, err = a.out.Write(data)
+			}
+			if err == nil && out != nil {
+				err = out.Sync() // it may be the only copy
+			}
+			return err
+		}
+		if move {
+			return closed(s, s.Move(ctx, "another home by brokerauth export", hand))
+		}
+		t, err := s.Token(ctx)
+		if err == nil {
+			err = hand(t)
+		}
+		if err := closed(s, err); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.err, "brokerauth: warning: %s's login is in two places now, and whoever refreshes it ends it for the other: delete one\n", b.name)
+		return nil
+	})
+	return cmd
+}
+
+// exported opens the Session of the one login that can be handed on.
+func (a *app) exported(ctx context.Context, b broker) (*brokerauth.Session, error) {
+	sessions, _, err := a.stored(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	s := sessions[0]
+	if len(sessions) > 1 {
+		return nil, usageError{fmt.Errorf("%s: several apps' logins are stored: set %s to say which to export", b.name, b.settings[0].name)}
+	}
+	if mints(s.Provider) {
+		return nil, usageError{fmt.Errorf("%s: the grant stands in the settings: set them on the other machine, too", b.name)}
+	}
+	st, err := s.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !st.LoggedIn && st.MovedTo != "" {
+		_, err := s.Token(ctx) // says where it went
+		return nil, err
+	}
+	return s, due(b.name, st, 0)
+}
+
+// secretOutput makes sure that what is written to standard output is not shown, nor left for others to read. It returns
+// the file that it goes to; nil: it is none.
+func (a *app) secretOutput() (*os.File, error) {
+	w, _ := a.out.(*answer)
+	if w == nil {
+		return nil, nil
+	}
+	f, _ := w.w.(*os.File)
+	if f == nil {
+		return nil, nil
+	}
+	if term.IsTerminal(int(f.Fd())) {
+		return nil, usageError{errors.New("a login is secret and not shown on a terminal: send it on to a file or another program")}
+	}
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return nil, err
+	}
+	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
+		if err := f.Chmod(0o600); err != nil {
+			return nil, fmt.Errorf("other users could read the file: %w", err)
+		}
+	}
+	return f, nil
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/providers/tastytrade"
+)
+
+// clientSecret is what a stored token's Extra calls the secret that belongs to its grant, as package porting has it.
+const clientSecret = "client_secret"
+
+// keptGrant is tastytrade for a grant that is stored instead of set: the token's RefreshToken is the grant, and its Extra
+// has the client secret. So a login has one key whatever the grant, and later runs need no settings.
+type keptGrant struct {
+	config tastytrade.Config
+	info   brokerauth.Info
+}
+
+// newKeptGrant returns the provider of c, which has no grant.
+func newKeptGrant(c tastytrade.Config) (brokerauth.Provider, error) {
+	c.ClientSecret, c.Grant = "secret", "grant" // Info is made of the rest
+	p, err := tastytrade.New(c)
+	if err != nil {
+		return nil, err
+	}
+	own, err := tastytrade.New(tastytrade.Config{ClientSecret: c.ClientSecret, Grant: c.Grant, Sandbox: c.Sandbox})
+	if err != nil {
+		return nil, err
+	}
+	info := p.Info()
+	info.Identity = ""
+	if at := info.Origins[0]; at != own.Info().Origins[0] {
+		// A grant that is stored for tastytrade itself must not reach another address.
+		sum := sha256.Sum256([]byte(at))
+		info.Identity = hex.EncodeToString(sum[:8])
+	}
+	return keptGrant{c, info}, nil
+}
+
+func (k keptGrant) Info() brokerauth.Info { return k.info }
+
+func (k keptGrant) Refresh(ctx context.Context, old *brokerauth.Token) (*brokerauth.Token, error) {
+	if old == nil || old.RefreshToken == "" || old.Extra[clientSecret] == "" {
+		return nil, k.missing()
+	}
+	c := k.config
+	c.ClientSecret, c.Grant = old.Extra[clientSecret], old.RefreshToken
+	p, err := tastytrade.New(c)
+	if err != nil {
+		return nil, &brokerauth.Error{Provider: k.info.Name, Op: "refresh", Kind: brokerauth.ErrRejected, Err: err}
+	}
+	t, err := p.Refresh(ctx, old)
+	if e, ok := errors.AsType[*brokerauth.Error](err); ok && e.Kind == brokerauth.ErrRejected {
+		e.Hint += "; then run: brokerauth login " + k.info.Name
+	}
+	return t, err
+}
+
+func (k keptGrant) missing() error {
+	return &brokerauth.Error{Provider: k.info.Name, Op: "refresh", Kind: brokerauth.ErrLoginRequired, Hint: "no grant is set or stored"}
+}
+
+// mints reports whether p needs nobody to log in, because its grant is in the settings.
+func mints(p brokerauth.Provider) bool {
+	switch p.(type) {
+	case brokerauth.LoginProvider, keptGrant, onlyStored:
+		return false
+	}
+	return true
+}
+
+// lacksGrant reports that s has neither a grant in the settings nor a stored one. Asking for a token would say so, too,
+// but leave a record of it.
+func lacksGrant(ctx context.Context, s *brokerauth.Session) error {
+	k, ok := s.Provider.(keptGrant)
+	if !ok {
+		return nil
+	}
+	st, err := s.Status(ctx)
+	if err == nil && !st.LoggedIn && st.MovedTo == "" {
+		return k.missing()
+	}
+	return nil // whatever is wrong, asking for the token tells
+}
+
+// keptProvider makes b's provider for a grant that is stored, and returns the settings that b has, by name.
+func (s *settings) keptProvider(b broker) (brokerauth.Provider, map[string]string, error) {
+	values := make(map[string]string)
+	var faults []error
+	for _, setting := range append([]setting{{name: b.prefix + baseURL}}, b.settings...) {
+		value, err := s.get(setting.name)
+		if err != nil {
+			faults = append(faults, err)
+		}
+		values[setting.name] = value
+	}
+	p, err := b.kept(func(name string) string { return values[name] })
+	if err := errors.Join(append(faults, err)...); err != nil {
+		return nil, nil, usageError{err}
+	}
+	return p, values, nil
+}
+
+// loginGrant takes a grant and its secret from the settings or a person, proves them, and stores them. It does nothing
+// if unless is set and the grant that is stored works.
+func (a *app) loginGrant(ctx context.Context, b broker, unless bool) error {
+	found, err := a.settings()
+	if err != nil {
+		return err
+	}
+	store, err := a.openForTokens(found)
+	if err != nil {
+		return err
+	}
+	p, values, err := found.keptProvider(b)
+	a.tell(found)
+	if err != nil {
+		return err
+	}
+	if store.name == "memory" {
+		return lost(b, store)
+	}
+	s := a.session(p, store, a.profile)
+	if unless {
+		err := lacksGrant(ctx, s)
+		if err == nil {
+			_, err = s.Token(ctx)
+		}
+		if !errors.Is(err, brokerauth.ErrLoginRequired) && !errors.Is(err, brokerauth.ErrRejected) {
+			if err := closed(s, err); err != nil {
+				return err
+			}
+			_, err := a.sayClocks(ctx, s, "still logged in")
+			return err
+		}
+	}
+	t, err := a.askGrant(ctx, b, values)
+	if err == nil {
+		t, err = p.Refresh(context.WithoutCancel(ctx), t) // the proof
+	}
+	if err == nil {
+		err = s.Save(context.WithoutCancel(ctx), t)
+	}
+	if err := closed(s, err); err != nil {
+		return err
+	}
+	st, err := a.sayClocks(ctx, s, "logged in")
+	if err != nil {
+		return err
+	}
+	a.say("Client secret and grant are kept in %s (%s): later runs need no settings.", st.KeptAs, store.how)
+	return nil
+}
+
+// sayClocks says what became of a login, and how long it lasts.
+func (a *app) sayClocks(ctx context.Context, s *brokerauth.Session, what string) (brokerauth.Status, error) {
+	st, err := s.Status(context.WithoutCancel(ctx))
+	if err == nil {
+		a.say("%s: %s: %s", a.who(st.Key), what, clocks(st))
+	}
+	return st, err
+}
+
+// askGrant returns a grant, as a token without an access token, of values or else of what a person types.
+// b.settings begin with the client secret and the grant.
+func (a *app) askGrant(ctx context.Context, b broker, values map[string]string) (*brokerauth.Token, error) {
+	secret, grant := b.settings[0], b.settings[1]
+	prompt := newPrompt(a.in, a.err)
+	for _, part := range []setting{secret, grant} {
+		if values[part.name] != "" {
+			continue
+		}
+		if prompt == nil {
+			return nil, usageError{fmt.Errorf("%s: %w: set %s and %s %s, or type them in a terminal",
+				b.name, errMissing, secret.name, grant.name, places(a.profile))}
+		}
+		typed, err := prompt.ask(ctx, b.name+": "+part.what+": ", true)
+		if err != nil {
+			return nil, err
+		}
+		if typed == "" {
+			return nil, usageError{fmt.Errorf("%s: nothing was typed for %s", b.name, part.what)}
+		}
+		values[part.name] = typed
+	}
+	return &brokerauth.Token{RefreshToken: values[grant.name], Extra: map[string]string{clientSecret: values[secret.name]}}, nil
+}

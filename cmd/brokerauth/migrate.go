@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brokerauth/brokerauth/porting"
+)
+
+func (a *app) migrateCommand() *cobra.Command {
+	var (
+		asJSON bool
+		state  string
+	)
+	cmd := &cobra.Command{
+		Use:   "migrate",
+		Short: "Tell what changes from TD Ameritrade to Schwab",
+		Long: "Tell what a program made for TD Ameritrade has to change for Schwab, with the new settings that follow from the " +
+			"old ones, TD_CLIENT_ID or TD_CONSUMER_KEY, TD_CALLBACK_URL, TD_CONFIG_DIR and TD_STORE_TOKENS, and what " +
+			"remains for a person to do. It changes nothing.\n\n" +
+			"It exits with 0 when nothing is left to do, and with 1 until then.",
+		Args: cobra.NoArgs,
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&asJSON, "json", false, "print the findings as JSON")
+	flags.StringVar(&state, "state", "", "the token file of the old program")
+	cmd.RunE = a.action(func(ctx context.Context, _ []string) error {
+		found, err := a.settings()
+		if err != nil {
+			return err
+		}
+		env := make(map[string]string)
+		for _, name := range []string{
+			"TD_CLIENT_ID", "TD_CONSUMER_KEY", "TD_CALLBACK_URL", "TD_BASE_URL", "TD_CONFIG_DIR", "TD_STORE_TOKENS", "TD_LOG_LEVEL",
+			"SCHWAB_APP_KEY", "SCHWAB_APP_SECRET", "SCHWAB_CALLBACK_URL", "SCHWAB_BASE_URL",
+		} {
+			if env[name], err = found.get(name); err != nil {
+				return usageError{err}
+			}
+		}
+		a.tell(found)
+		var old []byte
+		if state != "" {
+			file, err := readLogin(ctx, state)
+			if err != nil {
+				return err
+			}
+			old = file.data
+		}
+		findings := porting.Migrate(env, old)
+		if asJSON {
+			if err := json.NewEncoder(a.out).Encode(findings); err != nil {
+				return err
+			}
+		} else {
+			a.sayFindings(findings)
+		}
+		left := 0
+		for _, f := range findings {
+			if f.Todo != "" {
+				left++
+			}
+		}
+		if left > 0 {
+			return fmt.Errorf("%d things are left to do", left)
+		}
+		return nil
+	})
+	return cmd
+}
+
+// sayFindings tells what changes, then what to set, then what to do.
+func (a *app) sayFindings(findings []porting.Finding) {
+	var set, todo []string
+	for _, f := range findings {
+		a.say("%s\n  was: %s\n  is:  %s", f.Topic, f.TD, f.Schwab)
+		if f.Value != "" {
+			set = append(set, f.Setting+"="+f.Value)
+		}
+		if f.Todo != "" {
+			todo = append(todo, f.Todo)
+		}
+	}
+	for _, list := range []struct {
+		heading string
+		lines   []string
+	}{{"Settings that follow from the old ones:", set}, {"Left to do:", todo}} {
+		if len(list.lines) > 0 {
+			a.say("\n%s\n  %s", list.heading, strings.Join(list.lines, "\n  "))
+		}
+	}
+}

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/brokerauth/brokerauth/conformance/emulator"
+	"github.com/brokerauth/brokerauth/porting"
+)
+
+func TestMigrate(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{}).with("SCHWAB_BASE_URL", "")
+	bare := p.with("SCHWAB_APP_KEY", "", "SCHWAB_APP_SECRET", "", "SCHWAB_CALLBACK_URL", "",
+		"TD_CONSUMER_KEY", "OLDKEY@AMER.OAUTHAP", "TD_CALLBACK_URL", "http://localhost:8080", "TD_STORE_TOKENS", "False")
+	r := bare.must(1, "migrate")
+	wantAll(t, r.out, "SCHWAB_CALLBACK_URL=https://127.0.0.1:8080", "BROKERAUTH_STORE=memory", "SCHWAB_APP_KEY", "accountNumbers")
+	wantAll(t, r.errors, "left to do")
+
+	var findings []porting.Finding
+	if err := json.Unmarshal([]byte(bare.must(1, "migrate", "--json").out), &findings); err != nil {
+		t.Fatal(err)
+	}
+	todo := 0
+	for _, f := range findings {
+		if f.Todo != "" {
+			todo++
+		}
+	}
+	if todo != 4 || !strings.Contains(r.errors, "4 ") {
+		t.Errorf("%d things are left to do, want 4: %s", todo, r.errors)
+	}
+
+	// The settings may stand in a file, and an old token file is one thing more.
+	done := p.with("TD_CONSUMER_KEY", "OLDKEY", "SCHWAB_APP_SECRET", "")
+	done.write(".env", "SCHWAB_APP_SECRET="+testSecret+"\nTD_CALLBACK_URL=http://localhost:8080\n", 0o600)
+	if r := done.must(0, "migrate"); strings.Contains(r.out, "Left to do") || !strings.Contains(r.errors, ".env") {
+		t.Errorf("with all that is new set: %s%s", r.out, r.errors)
+	}
+	state := done.write("state.json", fresh(t, "pytd.json", "emulated.a", "emulated.r"), 0o600)
+	wantAll(t, done.run("migrate", "--state", state).out, "delete the old token file")
+	for file, code := range map[string]int{state: 1, state + "x": 2} {
+		if r := done.run("migrate", "--state", file); r.code != code {
+			t.Errorf("with the old token file %s: exit code %d, want %d", file, r.code, code)
+		}
+	}
+	if n := len(p.broker.Requests()); n != 0 {
+		t.Errorf("the broker was asked %d times", n)
+	}
+	for _, said := range []string{bare.all.String(), done.all.String()} {
+		for _, secret := range []string{testSecret, "OLDKEY", testKey, "emulated.r"} {
+			if strings.Contains(said, secret) {
+				t.Errorf("it shows %q", secret)
+			}
+		}
+	}
+}

@@ -21,19 +21,17 @@ type broker struct {
 	kept func(get func(name string) string) (brokerauth.Provider, error)
 	// afterLogin is what a person should know after a login.
 	afterLogin string
-	// endless: its logins have no end.
-	endless bool
+	endless    bool // its logins have no end
 }
 
 // setting is a setting of a broker's.
 type setting struct {
-	name   string
-	what   string
-	secret bool   // typed without echo
-	sample string // a value that no broker refuses for its form; where it is also the usual one, people are told so
-	usual  bool
-
-	optional bool
+	name     string
+	what     string
+	secret   bool   // typed without echo
+	optional bool   // it may be left out
+	sample   string // a value that no broker refuses for its form; where it is also the usual one, people are told so
+	usual    bool
 }
 
 // baseURL ends the name of the setting that moves a broker elsewhere.

@@ -132,6 +132,20 @@ func TestGrantInSettings(t *testing.T) {
 	wantAll(t, p.with("TASTY_BASE_URL", "https://api.cert.tastyworks.com").must(2, "token", "tastytrade").errors, "tastytrade-sandbox")
 }
 
+func TestGrantInWorkingFile(t *testing.T) {
+	t.Parallel()
+	set := newPlace(t, emulator.Config{}).at("tastytrade", emulator.Config{})
+	p := set.with("TASTY_CLIENT_SECRET", "", "TASTY_REFRESH_TOKEN", "")
+	text := "TASTY_CLIENT_SECRET=" + testSecret + "\nTASTY_REFRESH_TOKEN=" + testGrant + "\n"
+	p.write(".env", text, 0o600)
+	wantAll(t, p.must(0, "token", "tastytrade").errors, "TASTY_CLIENT_SECRET, TASTY_REFRESH_TOKEN taken from .env")
+	for _, name := range []string{"TASTY_BASE_URL", "TASTY_SANDBOX_BASE_URL", "TD_BASE_URL"} {
+		p.write(".env", text+name+"=https://evil.example\n", 0o600)
+		wantAll(t, p.must(2, "token", "tastytrade").errors, name)
+	}
+	p.quiet()
+}
+
 func TestGrantStored(t *testing.T) {
 	t.Parallel()
 	home := newPlace(t, emulator.Config{})

@@ -236,6 +236,9 @@ func (d *demo) login(ctx context.Context) error {
 		if err := b.session.Login(ctx, d.flow); err != nil {
 			return fmt.Errorf("logging in at %s: %w", b.name, err)
 		}
+		if err := d.call(ctx, b); err != nil {
+			return err
+		}
 		if err := b.count("authorization_code", 1, "at the login"); err != nil {
 			return err
 		}
@@ -246,7 +249,7 @@ func (d *demo) login(ctx context.Context) error {
 	}
 	d.say("Logged in at schwab and tdameritrade by the browser flow, where a small HTTP client consented.")
 	d.say("Schwab's login is kept in %s. Status says: %s.", st.KeptAs, clocks(st))
-	if err := d.callAll(ctx); err != nil {
+	if err := d.call(ctx, d.tastytrade); err != nil {
 		return err
 	}
 	if err := d.tastytrade.count("refresh_token", 1, "for the first token"); err != nil {
@@ -274,25 +277,16 @@ func (d *demo) call(ctx context.Context, b *demoBroker) error {
 	return nil
 }
 
-func (d *demo) callAll(ctx context.Context) error {
-	for _, b := range d.brokers {
-		if err := d.call(ctx, b); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (d *demo) refresh(ctx context.Context) error {
 	for _, b := range d.brokers {
 		if err := b.expire(ctx); err != nil {
 			return err
 		}
 	}
-	if err := d.callAll(ctx); err != nil {
-		return err
-	}
 	for _, b := range d.brokers {
+		if err := d.call(ctx, b); err != nil {
+			return err
+		}
 		if err := b.count("refresh_token", 1, "after the expiry"); err != nil {
 			return err
 		}

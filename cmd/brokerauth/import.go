@@ -148,7 +148,7 @@ func (a *app) importLogin(ctx context.Context, s *settings, path string, o porti
 	switch {
 	case move:
 		a.say("Removed %s.", path)
-	case path != "-" && found.Format != portable:
+	case path != "-":
 		fmt.Fprintf(a.err, "brokerauth: warning: %s still holds the login, and whoever refreshes it ends it for the other: remove the file\n", path)
 	}
 	return nil
@@ -185,6 +185,9 @@ func (a *app) take(ctx context.Context, s *brokerauth.Session, found *porting.Fo
 	if found.Format == portable && found.Identity != info.Identity {
 		return usageError{fmt.Errorf("%s: this login is of another app, or of another base URL, than the settings name: "+
 			"it works with those only that it was exported with", info.Name)}
+	}
+	if _, ok := s.Provider.(keptGrant); ok && t.Extra[clientSecret] == "" {
+		return usageError{fmt.Errorf("%s: this file has no client secret, without which its grant is of no use: run: brokerauth login %[1]s", info.Name)}
 	}
 	st, err := s.Status(ctx)
 	if err == nil && st.LoggedIn && !t.LoggedInAt.IsZero() && st.LoggedInAt.Equal(t.LoggedInAt) && st.AccessExpiresAt.After(t.Expiry) {

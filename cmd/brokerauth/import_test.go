@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hmac"
@@ -12,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -302,6 +304,9 @@ func TestImportHostile(t *testing.T) {
 	} {
 		wantAll(t, p.must(2, strings.Fields(line)...).errors, want)
 	}
+	spent := p.write("spent.json", `{"access_token":"emulated.a","refresh_token":"emulated.r","expiry":"2024-01-01T00:00:00Z"}`, 0o600)
+	wantAll(t, p.hostile(2, spent, "--broker", "tastytrade"), "client secret")
+
 	file := p.write("good.json", good, 0o600)
 	wantAll(t, p.with("SCHWAB_APP_SECRET", "").hostile(2, file), "SCHWAB_APP_SECRET")
 	wantAll(t, p.hostile(2, file, "--store", "memory"), "lost")
@@ -481,5 +486,43 @@ func TestImportList(t *testing.T) {
 	wantAll(t, p.must(0, "import").out, "Schwabdev 2", "Schwabdev 3", "td-ameritrade-python-api", "pyTD", "May 2024")
 	if files := p.stored(); len(files) != 0 {
 		t.Errorf("it stored %q", files)
+	}
+}
+
+// A database may come from anywhere: what is damaged in it is an error, and never more. Coverage slows SQLite down too
+// much for a fuzz test.
+func TestReadDatabaseDamaged(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	row := fresh(t, "schwabdev-3.json", "emulated.a", "emulated.r")
+	db := tokensDB(t, filepath.Join(dir, "tokens.db"), row, row)
+	whole := files(t, dir)
+	db.Close()
+	random := rand.New(rand.NewPCG(1, 2))
+	path, failed := filepath.Join(dir, "damaged.db"), 0
+	for range 150 {
+		data, log := []byte(whole["tokens.db"]), []byte(whole["tokens.db-wal"])
+		for range 20 {
+			data[random.IntN(len(data))] = byte(random.Uint32())
+			data[16+random.IntN(200)] = byte(random.Uint32())
+		}
+		log[random.IntN(len(log))]++
+		if err := errors.Join(os.WriteFile(path, data, 0o600), os.WriteFile(path+"-wal", log, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		rows, _, err := readDatabase(ctx, path)
+		if ctx.Err() != nil {
+			t.Errorf("a damaged database takes 2 seconds: %v", err)
+		}
+		cancel()
+		if err != nil {
+			failed++
+		} else if !json.Valid(rows) {
+			t.Errorf("it reads as %q", rows)
+		}
+	}
+	if failed == 0 {
+		t.Error("no damage was seen")
 	}
 }

@@ -721,6 +721,10 @@ func TestTokenGoesOnlyToTheBroker(t *testing.T) {
 			t.Errorf("%s was reached", address)
 		}
 	}
+	_, err := s.Client(&http.Client{Transport: &echo{}}).Get("https://api.tdameritrade.com/v1/marketdata/quotes?symbol=A")
+	if err == nil || !strings.Contains(err.Error(), "https://api.schwabapi.com/marketdata/v1/quotes") {
+		t.Errorf("a TD Ameritrade address: %v, want Schwab's", err)
+	}
 	base := &echo{}
 	resp, err := s.Client(&http.Client{Transport: base}).Get("https://api.schwabapi.com/?to=" + url.QueryEscape("https://evil.example/?to=https://api.schwabapi.com/back"))
 	if err != nil {

@@ -39,6 +39,9 @@ func (s *Session) Client(base *http.Client) *http.Client {
 	return c
 }
 
+// elsewhere is a Provider that knows what people look for who ask at another broker's address.
+type elsewhere interface{ Elsewhere(address string) string }
+
 type transport struct {
 	session   *Session
 	base      http.RoundTripper
@@ -55,8 +58,14 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		if _, err := t.session.key(); err != nil {
 			return nil, err
 		}
-		return nil, fmt.Errorf("brokerauth: a request to %s was not sent, because this login's token is only for %s",
-			req.URL.Host, strings.Join(t.origins, ", "))
+		hint := ""
+		if p, ok := t.session.Provider.(elsewhere); ok {
+			if s := p.Elsewhere(req.URL.Scheme + "://" + req.URL.Host + req.URL.EscapedPath()); s != "" {
+				hint = ": " + s
+			}
+		}
+		return nil, fmt.Errorf("brokerauth: a request to %s was not sent, because this login's token is only for %s%s",
+			req.URL.Host, strings.Join(t.origins, ", "), hint)
 	}
 	p, err := t.session.signed(req)
 	if err != nil {

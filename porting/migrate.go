@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/internal/tdaddress"
 )
 
 // Finding is one thing that changes from TD Ameritrade to Schwab.
@@ -240,3 +241,10 @@ func callbackFault(callback string) string {
 	}
 	return ""
 }
+
+// SchwabAddress returns where a request to one of TD Ameritrade's addresses goes at Schwab, for people to read: an
+// account number in it is replaced by {accountHash}, and the query is left out. ok is false if td is no address of TD
+// Ameritrade's; schwab is empty if Schwab has no counterpart, as for saved orders and watchlists.
+//
+// A Schwab Session's Client, which sends no request there, says so, too.
+func SchwabAddress(td string) (schwab string, ok bool) { return tdaddress.Schwab(td) }

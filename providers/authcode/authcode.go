@@ -65,7 +65,11 @@ type Config struct {
 	AccessLife time.Duration // of an access token that comes without expires_in; 0: it does not expire
 	LoginLife  time.Duration // from the user's consent to the next; 0: unlimited
 	Rules      []Rule        // the broker's own words; the first that fits counts
-	EarlyEnd   string        // what usually ends a login before its time; empty: what does at most brokers
+	// Elsewhere says what to ask at this broker in the place of address, which is none of its own, for people who come
+	// from another; empty: nothing is known. It may be nil.
+	Elsewhere func(address string) string
+
+	EarlyEnd string // what usually ends a login before its time; empty: what does at most brokers
 
 	// The app's settings, which the user fills in.
 	ClientID     string
@@ -113,6 +117,14 @@ func New(config Config) (*Provider, error) {
 
 // Info returns the broker's constant facts.
 func (p *Provider) Info() brokerauth.Info { return p.config.Info }
+
+// Elsewhere says what to ask at this broker in the place of address, which is none of its own; empty: nothing is known.
+func (p *Provider) Elsewhere(address string) string {
+	if p.config.Elsewhere == nil {
+		return ""
+	}
+	return p.config.Elsewhere(address)
+}
 
 // Begin starts a login. It asks the broker nothing.
 func (p *Provider) Begin(ctx context.Context) (*brokerauth.Login, error) {

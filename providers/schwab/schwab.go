@@ -22,6 +22,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/internal/tdaddress"
 	"github.com/brokerauth/brokerauth/providers/authcode"
 )
 
@@ -85,6 +86,7 @@ func (c Config) app() authcode.Config {
 		BareCode:   bareCode,
 		EarlyEnd:   "another program or machine logged in with this app key, or the password changed",
 		Rules:      rules(),
+		Elsewhere:  fromTD,
 
 		ClientID:     c.AppKey,
 		ClientSecret: c.AppSecret,
@@ -157,6 +159,18 @@ func rules() []authcode.Rule {
 		{Contains: "Missing header", Hint: "a proxy may have removed the Authorization header: go around it"},
 		{Contains: "Body buffer overflow", Hint: "the answer was too large for Schwab's gateway: ask for less"},
 		{Status: http.StatusUnauthorized, Hint: keys},
+	}
+}
+
+// fromTD points programs made for TD Ameritrade to what they look for.
+func fromTD(address string) string {
+	switch at, ok := tdaddress.Schwab(address); {
+	case !ok:
+		return ""
+	case at == "":
+		return "TD Ameritrade ended in May 2024, and Schwab has nothing like this"
+	default:
+		return "TD Ameritrade ended in May 2024: ask Schwab at " + at
 	}
 }
 

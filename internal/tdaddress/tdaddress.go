@@ -1,4 +1,5 @@
-package porting
+// Package tdaddress knows where requests to TD Ameritrade's addresses go at Schwab.
+package tdaddress
 
 import (
 	"net/url"
@@ -32,10 +33,10 @@ var addresses = []struct{ td, schwab string }{
 	{"/v1/marketdata/{}/pricehistory", "/marketdata/v1/pricehistory?symbol={}"},
 }
 
-// SchwabAddress returns where a request to one of TD Ameritrade's addresses goes at Schwab, for people to read: an
+// Schwab returns where a request to one of TD Ameritrade's addresses goes at Schwab, for people to read: an
 // account number in it is replaced by {accountHash}, and the query is left out. ok is false if td is no address of TD
 // Ameritrade's; schwab is empty if Schwab has no counterpart, as for saved orders and watchlists.
-func SchwabAddress(td string) (schwab string, ok bool) {
+func Schwab(td string) (schwab string, ok bool) {
 	u, err := url.Parse(td)
 	if err != nil {
 		return "", false

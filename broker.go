@@ -33,11 +33,15 @@ import (
 
 // Provider is one broker's authentication rules, bound to one registered app.
 // Its methods are safe for concurrent use and keep no token.
+//
+// A Provider may also offer
+//
+//	Elsewhere(address string) string   // what to ask here instead of another broker's address, for people; empty: unknown
 type Provider interface {
 	// Info returns the broker's constant facts.
 	Info() Info
 	// Refresh renews old, which it never modifies. old is nil if no login is stored: a broker whose grant was
-	// issued beforehand then mints the first token. An error matching ErrLoginRequired or ErrRejected is final.
+	// issued beforehand then mints the first token, and one with a login page refuses without asking anybody. An error matching ErrLoginRequired or ErrRejected is final.
 	Refresh(ctx context.Context, old *Token) (*Token, error)
 }
 
@@ -47,7 +51,8 @@ type LoginProvider interface {
 	// Begin starts a login. It leaves Login.Key to the Session.
 	Begin(ctx context.Context) (*Login, error)
 	// Complete finishes login with the address that the broker sent the user back to, or the bare code as typed.
-	// It spends the code at most once.
+	// It spends the code at most once. An *Error with neither Kind nor Status says that nothing was sent, so that the
+	// user may try another address.
 	Complete(ctx context.Context, login *Login, callback string) (*Token, error)
 }
 

@@ -43,7 +43,7 @@ func (e Event) LogValue() slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
-// emit tells the observer, which may call back into the Session: nothing is held here, and nobody waits for this.
+// emit tells the observer, which may call back into the Session: no lock is held, and no work is under way.
 func (s *Session) emit(events ...Event) {
 	for _, e := range events {
 		e.Time = time.Now()

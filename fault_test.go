@@ -426,3 +426,149 @@ func TestSessionPrintsNoSecret(t *testing.T) {
 		}
 	}
 }
+
+func TestUnsavedLoginIsNotReplacedByAnOldRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		store := &flaky{}
+		s, _ := loggedIn(t, b, store)
+		time.Sleep(31 * time.Minute)
+		b.Inject(emulator.Fault{Late: true, Delay: 8 * time.Second})
+		go s.Token(t.Context())
+		time.Sleep(time.Second)
+		store.failWhen(func(_, _ []byte) error { return errDisk })
+		if err := s.Login(t.Context(), b.Approve); !errors.Is(err, errDisk) {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		store.failWhen(func(_, _ []byte) error { return nil })
+		must(t, s.Close())
+		other, _ := session(b, store)
+		defer other.Close()
+		if !honoured(t, b, mustToken(t, other)) {
+			t.Error("the new login was lost")
+		}
+		time.Sleep(time.Hour)
+		mustToken(t, other)
+	})
+}
+
+func TestRefusalThatCouldNotBeSavedEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		store := &flaky{}
+		s, _ := loggedIn(t, b, store)
+		defer s.Close()
+		time.Sleep(31 * time.Minute)
+		b.Inject(emulator.Fault{Status: 400, Body: `{"error":"invalid_client","error_description":"refresh token invalid"}`})
+		store.failWhen(func(old, _ []byte) error {
+			if claimed(old) {
+				return errDisk
+			}
+			return nil
+		})
+		if _, err := s.Token(t.Context()); !errors.Is(err, brokerauth.ErrLoginRequired) {
+			t.Fatal(err)
+		}
+		store.failWhen(func(_, _ []byte) error { return nil })
+		if _, err := s.Refresh(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(31 * time.Minute)
+		mustToken(t, s)
+	})
+}
+
+// unlucky is a provider whose exchange fails without saying whether the code was sent.
+type unlucky struct {
+	brokerauth.LoginProvider
+	calls int
+	token *brokerauth.Token
+	err   error
+}
+
+func (u *unlucky) Complete(context.Context, *brokerauth.Login, string) (*brokerauth.Token, error) {
+	u.calls++
+	return u.token, u.err
+}
+
+func TestCodeOfAnyProviderIsSentOnce(t *testing.T) {
+	b := emulator.Schwab(t)
+	for name, u := range map[string]*unlucky{
+		"a plain error": {err: errors.New("connection reset")},
+		"no token":      {},
+		"a bad token":   {token: &brokerauth.Token{AccessToken: "a b"}},
+	} {
+		u.LoginProvider = b.LoginProvider()
+		s := &brokerauth.Session{Provider: u, Store: new(memory.Store), Observe: func(brokerauth.Event) {}}
+		login, err := s.Begin(t.Context())
+		must(t, err)
+		for range 3 {
+			if err := s.Complete(t.Context(), login, "https://127.0.0.1:8182/?code=C"); !errors.Is(err, brokerauth.ErrUnavailable) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if u.calls != 1 {
+			t.Errorf("%s: the code was sent %d times", name, u.calls)
+		}
+		must(t, s.Close())
+	}
+}
+
+func TestMoveThatGoesWrong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		store := &flaky{}
+		s, _ := loggedIn(t, b, store)
+		func() {
+			defer func() { recover() }()
+			s.Move(t.Context(), "x", func(*brokerauth.Token) error { panic("hand") })
+		}()
+		time.Sleep(31 * time.Minute)
+		began := time.Now()
+		if mustToken(t, s); time.Since(began) > time.Second {
+			t.Errorf("it waited %s for its own claim", time.Since(began))
+		}
+		err := s.Move(t.Context(), "x", func(*brokerauth.Token) error {
+			store.failWhen(func(_, _ []byte) error { return errDisk })
+			return errors.New("no paper")
+		})
+		if err == nil {
+			t.Error("a move that failed")
+		}
+		store.failWhen(func(_, _ []byte) error { return nil })
+		time.Sleep(31 * time.Minute)
+		began = time.Now()
+		if mustToken(t, s); time.Since(began) > time.Second {
+			t.Errorf("it waited %s for its own claim", time.Since(began))
+		}
+		must(t, s.Move(t.Context(), "x", func(*brokerauth.Token) error { return s.Close() }))
+	})
+}
+
+func TestNoFlow(t *testing.T) {
+	b := emulator.Schwab(t)
+	s, _ := session(b, new(memory.Store))
+	defer s.Close()
+	if err := s.Login(t.Context(), nil); err == nil {
+		t.Error("a login without a flow")
+	}
+}
+
+func TestPassingRefusalLeavesTheStatusWhenItIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		s, _ := loggedIn(t, b, new(memory.Store))
+		defer s.Close()
+		time.Sleep(31 * time.Minute)
+		b.Inject(emulator.Fault{Status: 503})
+		s.Token(t.Context())
+		if st, err := s.Status(t.Context()); err != nil || st.LastError == nil {
+			t.Errorf("%v, %v", st.LastError, err)
+		}
+		time.Sleep(time.Hour)
+		if st, err := s.Status(t.Context()); err != nil || st.LastError != nil {
+			t.Errorf("%v, %v", st.LastError, err)
+		}
+	})
+}

@@ -1,6 +1,7 @@
 package brokerauth
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -82,6 +83,9 @@ func (s *Session) logIn(ctx context.Context, flow Flow) (events []Event, err err
 	if err != nil {
 		return nil, err
 	}
+	if flow == nil {
+		return nil, fmt.Errorf("%s: no flow was given: package flows has them", key.Provider)
+	}
 	if err := s.prove(ctx, key); err != nil {
 		return nil, fmt.Errorf("%s: nobody was asked to log in, because the store cannot save a login: %w", key.Provider, err)
 	}
@@ -133,36 +137,36 @@ func (s *Session) loginProvider() (Key, LoginProvider, error) {
 
 // Move ends the login here because it goes elsewhere: hand gets the token, and only when it has returned nil does this
 // store forget it and remember to, which is for people. Meanwhile nobody renews the token, so that whoever takes it is
-// the only one to have it. Afterwards Token says [ErrLoginRequired] and where the login went, until somebody logs in.
+// the only one to have it; that lasts 20 seconds, and hand should not take longer. Afterwards Token says [ErrLoginRequired] and where the login went, until somebody logs in.
 func (s *Session) Move(ctx context.Context, to string, hand func(*Token) error) error {
 	key, err := s.key()
 	if err != nil {
 		return err
 	}
-	epoch, err := s.enter()
+	s.mu.Lock()
+	err = s.check()
+	s.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	event, err := s.move(ctx, key, to, hand, epoch)
-	s.finishing.Done()
-	if err != nil {
-		return err
-	}
-	s.emit(event)
-	return nil
-}
-
-func (s *Session) move(ctx context.Context, key Key, to string, hand func(*Token) error, epoch int) (Event, error) {
 	if _, err := s.saveUnsaved(ctx); err != nil {
-		return Event{}, err
+		return err
 	}
 	// A claim keeps everybody else from renewing.
 	r := &refresh{Session: s, key: key, info: s.Provider.Info(), waiting: ctx, base: context.WithoutCancel(ctx), began: time.Now(),
-		epoch: epoch, machine: machine()}
+		machine: machine()}
 	claimed, mine, err := r.claimToken()
 	if err != nil {
-		return Event{}, err
+		return err
 	}
+	swapped := false
+	defer func() {
+		if !swapped { // whatever hand did, panic included
+			s.mu.Lock()
+			s.orphan = mine.claim.ID
+			s.mu.Unlock()
+		}
+	}()
 	next := mine.with(func(c *record) { c.claim = nil })
 	handErr := hand(mine.token)
 	if handErr == nil {
@@ -173,24 +177,26 @@ func (s *Session) move(ctx context.Context, key Key, to string, hand func(*Token
 	}
 	raw, err := next.encode(key.Provider)
 	if err != nil {
-		return Event{}, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(r.base, storeTimeout)
 	defer cancel()
-	switch swapped, err := s.Store.CompareAndSwap(ctx, key, claimed, raw); {
+	swapped, err = s.Store.CompareAndSwap(ctx, key, claimed, raw)
+	switch {
 	case handErr != nil:
-		return Event{}, fmt.Errorf("%s: the login stays here: %w", key.Provider, handErr)
+		return fmt.Errorf("%s: the login stays here: %w", key.Provider, handErr)
 	case err != nil:
-		return Event{}, fmt.Errorf("%s: the login was handed over, but is still stored here, too: log out here before it is renewed: %w", key.Provider, err)
+		return fmt.Errorf("%s: the login was handed over, but is still stored here, too: log out here before it is renewed: %w", key.Provider, err)
 	case !swapped:
-		return Event{}, fmt.Errorf("%s: the login was handed over, but changed here meanwhile: log in again at one of the two places", key.Provider)
+		return fmt.Errorf("%s: the login was handed over, but changed here meanwhile: log in again at one of the two places", key.Provider)
 	}
 	s.mu.Lock()
 	s.epoch++
 	s.unsaved, s.saveErr = nil, nil
 	s.current.Store(nil)
 	s.mu.Unlock()
-	return Event{Kind: "moved", Key: key, Token: fingerprint(mine.token.AccessToken)}, nil
+	s.emit(Event{Kind: "moved", Key: key, Token: fingerprint(mine.token.AccessToken)})
+	return nil
 }
 
 // prove writes, reads and deletes a record of its own, and looks whether a login may stand in the place of key.
@@ -238,6 +244,9 @@ func begin(ctx context.Context, p LoginProvider, key Key) (*Login, error) {
 	login, err := p.Begin(ctx)
 	if err != nil {
 		return nil, asError(key.Provider, "login", err)
+	}
+	if login == nil {
+		return nil, fmt.Errorf("%s: the provider began no login", key.Provider)
 	}
 	login.Key = key
 	return login, nil
@@ -310,11 +319,16 @@ func (s *Session) exchange(ctx context.Context, p LoginProvider, key Key, login 
 	bounded, cancel := context.WithTimeout(ctx, tokenTimeout)
 	t, err := p.Complete(bounded, login, callback)
 	cancel()
+	var own *Error
 	if err == nil {
 		err = t.fault()
+	} else if errors.As(err, &own) {
+		return nil, asError(key.Provider, "login", err)
 	}
 	if err != nil {
-		return nil, asError(key.Provider, "login", err)
+		e := asError(key.Provider, "login", err)
+		e.Kind = cmp.Or(e.Kind, ErrUnavailable) // the code counts as sent
+		return nil, e
 	}
 	return s.accept(ctx, &unsaved{key: key, token: utc(t), login: true, epoch: epoch, before: before}, began)
 }
@@ -353,9 +367,16 @@ func (s *Session) Save(ctx context.Context, t *Token) error {
 	if err != nil {
 		return err
 	}
-	events, err := s.accept(ctx, &unsaved{key: key, token: utc(t), login: true, epoch: epoch}, time.Now())
-	s.finishing.Done()
+	events, err := func() ([]Event, error) {
+		defer s.finishing.Done()
+		return s.accept(ctx, &unsaved{key: key, token: utc(t), login: true, epoch: epoch}, time.Now())
+	}()
 	s.emit(events...)
+	for _, e := range events {
+		if e.Kind == "adopted" {
+			return fmt.Errorf("%s: a later login was saved meanwhile, and was kept: %w", key.Provider, fs.ErrExist)
+		}
+	}
 	return err
 }
 
@@ -383,10 +404,14 @@ func (s *Session) accept(ctx context.Context, u *unsaved, began time.Time) (even
 		event.Kind, event.Err = "unsaved", err
 	case saved:
 		s.mu.Lock()
-		s.unsaved, s.saveErr = nil, nil
+		s.unsaved, s.saveErr, s.held = nil, nil, nil
 		s.mu.Unlock()
 		s.publish(u.token, u.epoch)
 	default:
+		if _, rec, err := s.load(ctx, u.key); err == nil && !rec.hasToken() {
+			return events, &Error{Provider: u.key.Provider, Op: "login", Kind: ErrLoginRequired,
+				Hint: "somebody logged out meanwhile: log in again"}
+		}
 		event.Kind = "adopted" // a later login was saved meanwhile: it counts, and the next Token takes it
 	}
 	event.Took = time.Since(began)

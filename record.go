@@ -193,6 +193,9 @@ var kinds = [...]error{ErrLoginRequired, ErrRejected, ErrUnavailable}
 
 func (v *verdict) final() bool { return v.kind() != ErrUnavailable }
 
+// wait is how long a passing refusal stands.
+func (v *verdict) wait() time.Duration { return min(v.Until.Sub(v.At), longestRetry) }
+
 func (v *verdict) kind() error {
 	for _, kind := range kinds {
 		if v.Kind == kind.Error() {

@@ -115,10 +115,14 @@ func (r *refresh) absent(rec *record) error {
 			rec.moved.To, rec.moved.At.Local().Format(time.DateTime))
 		return e
 	}
-	if _, ok := r.Provider.(LoginProvider); ok {
-		return e
+	if _, ok := r.Provider.(LoginProvider); !ok {
+		return nil
 	}
-	return nil
+	// It needs no broker to say that there is nothing to renew, and may know that no login would help.
+	if _, err := r.Provider.Refresh(r.waiting, nil); errors.Is(err, ErrRejected) {
+		return asError(r.info.Name, "refresh", err)
+	}
+	return e
 }
 
 // claimToken claims the record once nobody else does, for as long as it takes to hand the token over.
@@ -227,7 +231,7 @@ func (r *refresh) verdict(rec *record) *verdict {
 	defer r.mu.Unlock()
 	stored := rec.verdictFor(r.info.Settings)
 	held := rec.with(func(c *record) { c.verdict = r.held }).verdictFor(r.info.Settings)
-	if held != nil && (stored == nil || held.At.After(stored.At)) {
+	if held != nil && (stored == nil || held.At.After(stored.At)) && !(rec.hasToken() && rec.token.Issued.After(held.At)) {
 		return held
 	}
 	return stored
@@ -239,7 +243,7 @@ func (r *refresh) stands(v *verdict, now time.Time) bool {
 	if v.final() {
 		return age.Abs() < probeAfter
 	}
-	wait := min(v.Until.Sub(v.At), longestRetry)
+	wait := v.wait()
 	if age >= 0 {
 		return age < wait
 	}
@@ -400,6 +404,9 @@ func (r *refresh) ask(claimed []byte, mine *record) (t *Token, again bool, err e
 	case !saved:
 		return nil, true, nil // there is a newer login, or none any more
 	default:
+		r.mu.Lock()
+		r.held = nil
+		r.mu.Unlock()
 		r.publish(u.token, r.epoch)
 	}
 	event.Took = time.Since(r.began)
@@ -541,6 +548,8 @@ func (u *unsaved) replaces(rec *record) bool {
 	return rec.token.AccessToken == u.old.AccessToken && rec.token.RefreshToken == u.old.RefreshToken
 }
 
+var errUnsure = errors.New("the store shows it, but does not say that it is kept")
+
 // save puts u's token in the place of the record that it follows, or of a later one that it is newer than. It reports
 // false if another fact is newer, and tries a few times where the store fails.
 func (s *Session) save(base context.Context, u *unsaved) (saved bool, err error) {
@@ -577,7 +586,7 @@ func (s *Session) save(base context.Context, u *unsaved) (saved bool, err error)
 				}
 			}
 		}
-		if err = cmp.Or(err, loadErr, ctx.Err()); delay > time.Second || sleep(ctx, delay) != nil {
+		if err = cmp.Or(err, loadErr, ctx.Err(), errUnsure); delay > time.Second || sleep(ctx, delay) != nil {
 			return false, fmt.Errorf("%s: the new token works in this program but could not be saved: %w", u.key.Provider, err)
 		}
 		delay *= 3
@@ -595,7 +604,10 @@ func (s *Session) durable(base context.Context, key Key, record []byte) bool {
 // keep makes an unsaved token work in this process, and has saving tried again.
 func (s *Session) keep(u *unsaved, err error) {
 	s.mu.Lock()
-	if s.epoch == u.epoch {
+	// An old login's next token must not take the place of a new login.
+	other := s.unsaved
+	newer := other == nil || !other.login || u.login && !laterLogin(other.token, u.token)
+	if s.epoch == u.epoch && newer {
 		s.unsaved, s.saveErr = u, err
 	}
 	if u.rec != nil && u.rec.claim != nil {

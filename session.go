@@ -129,8 +129,8 @@ func (s *Session) obtain(ctx context.Context) (*Token, error) {
 		return p.token, nil
 	}
 	t, reason, err := s.ride(ctx, key, want{})
-	if err != nil && reason != (want{}) && ctx.Err() == nil {
-		t, _, err = s.ride(ctx, key, want{}) // that one failed at what others wanted
+	for err != nil && reason != (want{}) && ctx.Err() == nil {
+		t, reason, err = s.ride(ctx, key, want{}) // that one failed at what others wanted
 	}
 	if err == nil || errors.Is(err, errClosed) {
 		return t, err

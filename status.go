@@ -54,7 +54,7 @@ func (s *Session) Status(ctx context.Context) (Status, error) {
 			st.Refreshing = rec.claim.Since
 		}
 		info := s.Provider.Info()
-		if v := rec.verdictFor(info.Settings); v != nil {
+		if v := rec.verdictFor(info.Settings); v != nil && (v.final() || time.Since(v.At) < v.wait()) {
 			st.LastError = v.err(info.Name, time.Now())
 		}
 	}

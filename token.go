@@ -109,7 +109,7 @@ func (t *Token) fault() error {
 		}
 	}
 	if t.AccessToken == "" {
-		return fmt.Errorf("the access token is missing")
+		return errors.New("the access token is missing")
 	}
 	return nil
 }

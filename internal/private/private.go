@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"runtime"
 	"syscall"
@@ -33,6 +34,27 @@ func Home() (string, error) {
 	}
 	if !filepath.IsAbs(dir) {
 		return "", fmt.Errorf("no folder for this user's logins is known: set %s to an absolute path, or name a folder", name)
+	}
+	return filepath.Join(dir, "brokerauth"), nil
+}
+
+// AccountHome is like Home, but asks the user's account and no variable of the environment, except where the system
+// does not tell a program without C libraries. So it is one folder for all processes of the user, those that cron and
+// services start included: for what only works if all of them agree.
+func AccountHome() (string, error) {
+	account, err := user.Current()
+	if err != nil {
+		return "", fmt.Errorf("no home folder of this user is known: %w", err)
+	}
+	if !filepath.IsAbs(account.HomeDir) {
+		return "", fmt.Errorf("the account of this user, %s, has no home folder: give it one", account.Username)
+	}
+	dir := filepath.Join(account.HomeDir, ".local", "state")
+	switch runtime.GOOS {
+	case "windows":
+		dir = filepath.Join(account.HomeDir, "AppData", "Local")
+	case "darwin", "ios":
+		dir = filepath.Join(account.HomeDir, "Library", "Application Support")
 	}
 	return filepath.Join(dir, "brokerauth"), nil
 }

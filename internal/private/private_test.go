@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/brokerauth/brokerauth/internal/private"
@@ -45,6 +46,21 @@ func TestCheck(t *testing.T) {
 		if err := private.Check(c.path, info); errors.Is(err, fs.ErrPermission) == c.private {
 			t.Errorf("Check of a path of mode %v: %v, want private: %v", info.Mode(), err, c.private)
 		}
+	}
+}
+
+// Cron, services and desktops set these differently, or not at all.
+func TestAccountHomeAsksNoVariable(t *testing.T) {
+	elsewhere := t.TempDir()
+	for _, name := range []string{"HOME", "USERPROFILE", "LocalAppData", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR"} {
+		t.Setenv(name, elsewhere)
+	}
+	dir, err := private.AccountHome()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !filepath.IsAbs(dir) || filepath.Base(dir) != "brokerauth" || strings.HasPrefix(dir, elsewhere) {
+		t.Errorf("AccountHome() = %q, want a folder that the environment does not name", dir)
 	}
 }
 

@@ -3,7 +3,7 @@
 // Each login is one file in the store's folder. It is replaced as a whole, and a change that was reported is on the
 // disk: whenever the power fails or a process is killed, the next reader finds the old record or the new one.
 // The secrets in it are not encrypted: whoever becomes this user can read them, and so can whoever holds the disk or
-// its backup.
+// its backup. Package storage/keyring is for desktops, and storage/sealed encrypts what any store keeps.
 //
 // # Permissions
 //

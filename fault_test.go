@@ -572,3 +572,19 @@ func TestPassingRefusalLeavesTheStatusWhenItIsOver(t *testing.T) {
 		}
 	})
 }
+
+func TestSaveKeepsNewerTokens(t *testing.T) {
+	b := emulator.Schwab(t)
+	s, _ := session(b, new(memory.Store))
+	defer s.Close()
+	now := time.Now()
+	newer := &brokerauth.Token{AccessToken: "emulated.new", RefreshToken: "emulated.r2", Issued: now, Expiry: now.Add(30 * time.Minute)}
+	older := &brokerauth.Token{AccessToken: "emulated.old", RefreshToken: "emulated.r1", Expiry: now.Add(20 * time.Minute)}
+	must(t, s.Save(t.Context(), newer))
+	if err := s.Save(t.Context(), older); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("older tokens of a login of unknown age: %v", err)
+	}
+	if got := mustToken(t, s); got.AccessToken != newer.AccessToken {
+		t.Error("the newer tokens are gone")
+	}
+}

@@ -350,7 +350,7 @@ func codeIn(callback string) string {
 }
 
 // Save stores a token that was got elsewhere, such as one imported from another library's file. It never replaces a
-// login with a later LoggedInAt: that is an error matching fs.ErrExist.
+// login with a later LoggedInAt, nor newer tokens of one with the same: that is an error matching fs.ErrExist.
 func (s *Session) Save(ctx context.Context, t *Token) error {
 	key, err := s.key()
 	if err != nil {
@@ -362,6 +362,9 @@ func (s *Session) Save(ctx context.Context, t *Token) error {
 	if _, rec, err := s.load(ctx, key); err == nil && rec.hasToken() && laterLogin(rec.token, t) {
 		return fmt.Errorf("%s: a later login, of %s, is stored already, and was kept: %w", key.Provider,
 			rec.token.LoggedInAt.Local().Format(time.DateTime), fs.ErrExist)
+	}
+	if _, rec, err := s.load(ctx, key); err == nil && rec.hasToken() && newerTokens(rec.token, t) {
+		return fmt.Errorf("%s: newer tokens of this login are stored already, and were kept: %w", key.Provider, fs.ErrExist)
 	}
 	epoch, err := s.enter()
 	if err != nil {
@@ -378,6 +381,12 @@ func (s *Session) Save(ctx context.Context, t *Token) error {
 		}
 	}
 	return err
+}
+
+// newerTokens reports whether a are newer tokens of what may be the same login as b's: where refresh tokens rotate, b's
+// may be spent.
+func newerTokens(a, b *Token) bool {
+	return a.LoggedInAt.Equal(b.LoggedInAt) && !b.Expiry.IsZero() && a.Expiry.After(b.Expiry) && time.Until(a.Issued.Round(0)) < time.Minute
 }
 
 // enter has Close wait for s.finishing.Done.

@@ -137,9 +137,11 @@ func served(t *testing.T, c emulator.Config) (b *emulator.Broker, s *brokerauth.
 // expire makes the stored access token one of half an hour ago.
 func expire(t *testing.T, s *brokerauth.Session) {
 	t.Helper()
-	old := mustToken(t, s).Clone()
-	old.Issued, old.Expiry = old.Issued.Add(-31*time.Minute), old.Expiry.Add(-31*time.Minute)
-	must(t, s.Save(t.Context(), old))
+	old := mustToken(t, s)
+	rewrite(t, s, func(record map[string]any) {
+		token := record["token"].(map[string]any)
+		token["issued"], token["expiry"] = old.Issued.Add(-31*time.Minute), old.Expiry.Add(-31*time.Minute)
+	})
 }
 
 // together lets n child processes ask for a token at one moment, and returns what each said.

@@ -182,6 +182,12 @@ func (f *Found) settle(o *Options, now time.Time) error {
 	}
 	if t.LoggedInAt.IsZero() {
 		t.LoggedInAt = o.LoggedInAt
+	} else if !o.LoggedInAt.IsZero() && t.LoggedInAt.Sub(o.LoggedInAt).Abs() > clockSkew {
+		f.note("the file says another time of the login than was given, and the file's counts")
+	}
+	if f.Provider == tastytrade || f.Provider == tastySandbox {
+		// A grant has no age that counts, and one that claimed to be newer would stand in the way of the next.
+		t.LoggedInAt, t.LoginBy = time.Time{}, time.Time{}
 	}
 	soon, far := now.Add(clockSkew), now.AddDate(10, 0, 0)
 	life := accessLife(f.Provider)

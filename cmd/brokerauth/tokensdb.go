@@ -14,10 +14,11 @@ import (
 	"github.com/ncruces/go-sqlite3"
 
 	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/internal/private"
 )
 
 // maxDatabase bounds each file of a database, in bytes; Schwabdev's have some ten thousand.
-const maxDatabase = 64 << 20
+const maxDatabase = 4 << 20
 
 func isDatabase(data []byte) bool { return bytes.HasPrefix(data, []byte("SQLite format 3\x00")) }
 
@@ -27,7 +28,7 @@ func databaseFiles(path string) []string { return []string{path, path + "-wal", 
 // readDatabase returns the rows of Schwabdev's table as JSON. To open a database is to write beside it, so it opens a
 // copy, which it deletes.
 func readDatabase(ctx context.Context, path string) (rows []byte, seen snapshot, err error) {
-	dir, err := os.MkdirTemp("", "brokerauth-import-")
+	dir, err := scratch()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -71,6 +72,26 @@ func readDatabase(ctx context.Context, path string) (rows []byte, seen snapshot,
 	return rows, seen, err
 }
 
+// scratch makes a folder for the copy, and removes those of imports that were killed. It is among this user's own where
+// that is possible.
+func scratch() (string, error) {
+	const pattern = "import-*"
+	home, err := private.Home()
+	if err == nil {
+		err = private.MakeDir(home)
+	}
+	if err != nil {
+		return os.MkdirTemp("", "brokerauth-"+pattern)
+	}
+	old, _ := filepath.Glob(filepath.Join(home, pattern))
+	for _, dir := range old {
+		if info, err := os.Lstat(dir); err == nil && info.IsDir() && time.Since(info.ModTime()) > time.Hour {
+			os.RemoveAll(dir)
+		}
+	}
+	return os.MkdirTemp(home, pattern)
+}
+
 func selectTokens(ctx context.Context, path string) ([]byte, error) {
 	db, err := sqlite3.OpenFlags(path, sqlite3.OPEN_READWRITE)
 	if err != nil {
@@ -78,13 +99,13 @@ func selectTokens(ctx context.Context, path string) ([]byte, error) {
 	}
 	defer db.Close()
 	db.SetInterrupt(ctx)
-	db.Limit(sqlite3.LIMIT_LENGTH, 1<<20)
+	db.Limit(sqlite3.LIMIT_LENGTH, 64<<10)
 	// Without it a write-ahead log needs memory that processes share, which not every system has.
 	if err := db.Exec("PRAGMA locking_mode=exclusive"); err != nil {
 		return nil, err
 	}
-	// A view of that name may never end.
-	count, _, err := db.Prepare("SELECT count(*) FROM sqlite_schema WHERE type='table' AND name='schwabdev'")
+	// A view, a virtual table or a computed column is a program of the file's, and may never end.
+	count, _, err := db.Prepare("SELECT count(*) FROM sqlite_schema WHERE type='table' AND name='schwabdev' AND rootpage>0")
 	if err != nil {
 		return nil, err
 	}
@@ -94,6 +115,14 @@ func selectTokens(ctx context.Context, path string) ([]byte, error) {
 	}
 	if count.ColumnInt(0) == 0 {
 		return nil, fmt.Errorf("it has no table schwabdev: %w", errors.ErrUnsupported)
+	}
+	computed, _, err := db.Prepare("SELECT count(*) FROM pragma_table_xinfo('schwabdev') WHERE hidden<>0")
+	if err != nil {
+		return nil, err
+	}
+	defer computed.Close()
+	if !computed.Step() || computed.ColumnInt(0) != 0 {
+		return nil, errors.Join(computed.Err(), brokerauth.ErrCorrupt)
 	}
 	all, _, err := db.Prepare("SELECT * FROM schwabdev LIMIT 2")
 	if err != nil {

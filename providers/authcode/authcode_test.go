@@ -220,6 +220,7 @@ func TestRefresh(t *testing.T) {
 		{"life as text with a fraction", `{"access_token":"A1","expires_in":"1800.0"}`, "R0", 30 * time.Minute, "api"},
 		{"null life", `{"access_token":"A1","expires_in":null}`, "R0", 30 * time.Minute, "api"},
 		{"no life left", `{"access_token":"A1","expires_in":0}`, "R0", 30 * time.Minute, "api"},
+		{"next to no life", `{"access_token":"A1","expires_in":1e-10}`, "R0", 30 * time.Minute, "api"},
 		{"negative life", `{"access_token":"A1","expires_in":-5}`, "R0", 30 * time.Minute, "api"},
 		{"absurd life", `{"access_token":"A1","expires_in":1e300}`, "R0", 10 * year, "api"},
 		{"infinite life", `{"access_token":"A1","expires_in":"inf"}`, "R0", 30 * time.Minute, "api"},

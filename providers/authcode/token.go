@@ -149,7 +149,7 @@ func said(field json.RawMessage) bool {
 // lifetime reads expires_in, which brokers send as 1800, "1800" and 1800.0; usual is for one that makes no sense.
 func lifetime(expiresIn json.RawMessage, usual time.Duration) time.Duration {
 	seconds, err := strconv.ParseFloat(strings.Trim(string(expiresIn), `" `), 64)
-	if err != nil || math.IsNaN(seconds) || math.IsInf(seconds, 0) || seconds <= 0 {
+	if err != nil || math.IsNaN(seconds) || math.IsInf(seconds, 0) || seconds < 1 {
 		return usual
 	}
 	if seconds > maxLife.Seconds() {

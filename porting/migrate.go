@@ -28,7 +28,7 @@ type Finding struct {
 //
 // Of env, the environment or whatever the user states in its place, it reads what older programs set (TD_CLIENT_ID,
 // TD_CONSUMER_KEY, TD_CALLBACK_URL, TD_BASE_URL, TD_CONFIG_DIR, TD_STORE_TOKENS, TD_LOG_LEVEL) and what is set for Schwab
-// already (SCHWAB_APP_KEY, SCHWAB_APP_SECRET, SCHWAB_CALLBACK_URL, SCHWAB_BASE_URL). state is the content of the old
+// already (SCHWAB_APP_KEY, SCHWAB_APP_SECRET, SCHWAB_CALLBACK_URL, SCHWAB_BASE_URL, BROKERAUTH_STORE). state is the content of the old
 // token file; nil: there is none.
 //
 // The facts are TD Ameritrade's developer pages and Schwab's portal text "Schwab & API Security".
@@ -127,15 +127,18 @@ func endpoints(env map[string]string) []Finding {
 func storage(env map[string]string) []Finding {
 	var findings []Finding
 	f := Finding{Topic: "where tokens are kept", Setting: "BROKERAUTH_STORE"}
-	switch dir := env["TD_CONFIG_DIR"]; env["TD_STORE_TOKENS"] {
-	case "False", "false":
-		f.TD, f.Value = "TD_STORE_TOKENS=False: in memory", "memory"
+	switch dir := env["TD_CONFIG_DIR"]; strings.ToLower(env["TD_STORE_TOKENS"]) {
+	case "false":
+		f.TD, f.Setting = "TD_STORE_TOKENS=False: in memory", ""
 		f.Schwab = "in memory, for a program that keeps running: whatever ends forgets the login"
-	case "", "True", "true":
+		if env["BROKERAUTH_STORE"] == "" {
+			f.Todo = "unset TD_STORE_TOKENS: a login at Schwab must outlive the command; in your own program, Store: new(memory.Store)"
+		}
+	case "", "true":
 		if dir == "" {
 			break
 		}
-		f.TD, f.Value = "in the folder that TD_CONFIG_DIR names", "disk:"+filepath.Join(dir, "brokerauth")
+		f.TD, f.Value = "in the folder that TD_CONFIG_DIR names", cmp.Or(env["BROKERAUTH_STORE"], "disk:"+filepath.Join(dir, "brokerauth"))
 		f.Schwab = "in the user's own folder, unless told otherwise"
 	default:
 		f.TD, f.Schwab = "TD_STORE_TOKENS is neither True nor False", "BROKERAUTH_STORE says where"
@@ -162,7 +165,7 @@ func tokenFile(state []byte) Finding {
 		f.Todo = "delete the old token file"
 	case err == nil && found.Provider == schwab:
 		f.TD, f.Schwab = "none", "this file of "+found.Format+" holds a Schwab login"
-		f.Todo = "import it, so that it has one home"
+		f.Todo = "import it, so that it has one home: brokerauth import FILE --move"
 	case err == nil:
 		f.Todo = "see what else uses the file of " + found.Format + ": it holds a login at " + found.Provider
 	case errors.Is(err, errors.ErrUnsupported) || errors.Is(err, brokerauth.ErrCorrupt):

@@ -52,7 +52,8 @@ func TestMigrateTodo(t *testing.T) {
 		{"pickle", done(), sample(t, "tda-api.pickle"), []string{"token file"}},
 		{"Schwab's file", done(), sample(t, "schwab-py.json"), []string{"token file"}},
 		{"neither True nor False", done("TD_STORE_TOKENS", "no"), nil, []string{"where tokens are kept"}},
-		{"in memory", done("TD_STORE_TOKENS", "False"), nil, nil},
+		{"in memory", done("TD_STORE_TOKENS", "False"), nil, []string{"where tokens are kept"}},
+		{"in memory, and a store is named", done("TD_STORE_TOKENS", "False", "BROKERAUTH_STORE", "disk"), nil, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			findings := porting.Migrate(c.env, c.state)
@@ -113,7 +114,7 @@ func TestMigrateSettings(t *testing.T) {
 		env            map[string]string
 		setting, value string
 	}{
-		{map[string]string{"TD_STORE_TOKENS": "False", "TD_CONFIG_DIR": "td"}, "BROKERAUTH_STORE", "memory"},
+		{map[string]string{"TD_STORE_TOKENS": "False", "TD_CONFIG_DIR": "td"}, "BROKERAUTH_STORE", ""},
 		{map[string]string{"TD_CONFIG_DIR": "td"}, "BROKERAUTH_STORE", "disk:" + filepath.Join("td", "brokerauth")},
 		{map[string]string{"TD_STORE_TOKENS": "True"}, "BROKERAUTH_STORE", ""},
 		{map[string]string{"TD_LOG_LEVEL": "DEBUG"}, "BROKERAUTH_LOG", "debug"},

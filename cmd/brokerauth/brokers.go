@@ -21,7 +21,9 @@ type broker struct {
 	kept func(get func(name string) string) (brokerauth.Provider, error)
 	// afterLogin is what a person should know after a login.
 	afterLogin string
-	endless    bool // its logins have no end
+	// stuck tells what the login page may have shown, and the remedies, for a person who did not come back from it.
+	stuck   string
+	endless bool // its logins have no end
 }
 
 // setting is a setting of a broker's.
@@ -56,6 +58,15 @@ func brokers() []broker {
 			})
 		},
 		afterLogin: "Earlier logins of this app, on this or any other machine, have ended: Schwab keeps one.",
+		// As the users of schwab-py and Schwabdev met it.
+		stuck: `What did Schwab's page say?
+  Access Denied, 4001, Session rejected, assertion_rejected, 401
+      the app is not "Ready For Use" yet, or its callback URL is not SCHWAB_CALLBACK_URL to the letter
+  the login form, again and again
+      the portal's password was typed, not the brokerage account's; or the callback URL differs in upper and lower case
+  a page with the error 500
+      the account is of a type that the API does not serve
+`,
 	}, {
 		name:   "tdameritrade",
 		prefix: "TD",

@@ -86,7 +86,12 @@ func TestTDAmeritrade(t *testing.T) {
 
 	// The real one is gone, and nobody is asked to log in there.
 	real := p.with("TD_BASE_URL", "")
-	wantAll(t, real.must(2, "login", "tdameritrade").errors, "May 2024", "brokerauth migrate")
+	for _, change := range [][]string{nil, {"TD_CLIENT_ID", "", "TD_CALLBACK_URL", ""}} {
+		for _, command := range []string{"login", "token", "refresh", "status"} {
+			wantAll(t, real.with(change...).must(2, command, "tdameritrade").errors, "May 2024", "brokerauth migrate", "porting-td-to-schwab.md")
+		}
+	}
+	wantAll(t, real.must(2, "export", "tdameritrade", "--move").errors, "brokerauth migrate")
 	wantAll(t, p.with("TD_CLIENT_ID", "", "TD_CALLBACK_URL", "").must(2, "login", "tdameritrade").errors,
 		"TD_CLIENT_ID", "TD_CALLBACK_URL", "http://localhost:8080")
 	wantAll(t, p.with("TD_CLIENT_ID", testKey+"@OTHER.APP").must(2, "login", "tdameritrade").errors, "@AMER.OAUTHAP")
@@ -126,6 +131,10 @@ func TestGrantInSettings(t *testing.T) {
 	anew := p.at("tastytrade", emulator.Config{Grant: "emulated.another"})
 	anew.must(0, "token", "tastytrade")
 
+	bare := p.with("TASTY_CLIENT_SECRET", "", "TASTY_REFRESH_TOKEN", "", "TASTY_USERNAME", "me", "TASTY_PASSWORD", testSecret)
+	for command, code := range map[string]int{"token": 3, "refresh": 3, "status": 3, "login": 2} {
+		wantAll(t, bare.must(code, command, "tastytrade").errors, "user name and password ended", "Create Grant")
+	}
 	for _, missing := range []string{"TASTY_CLIENT_SECRET", "TASTY_REFRESH_TOKEN"} {
 		wantAll(t, p.with(missing, "").must(2, "token", "tastytrade").errors, "only one of", missing)
 	}

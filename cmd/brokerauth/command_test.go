@@ -466,6 +466,7 @@ func TestDenied(t *testing.T) {
 	if r.code != 1 || p.calls("authorization_code") != 1 || strings.Contains(r.errors, "context deadline") {
 		t.Errorf("a wrong state: exit code %d, %d codes exchanged, want 1\n%s", r.code, p.calls("authorization_code"), r.errors)
 	}
+	wantAll(t, r.errors, "Ready For Use", "4001", "assertion_rejected")
 	if after := p.must(0, "token", "schwab").out; after != before {
 		t.Error("the login that was stored is gone")
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -42,7 +43,8 @@ func (a *app) emulateCommand() *cobra.Command {
 			"With --tls the second line is the file of its certificate, made for this run and deleted after it: " +
 			"curl takes it by --cacert, Go programs on Linux and OpenSSL by SSL_CERT_FILE. tastytrade's last line is the " +
 			"personal grant that it knows.\n\n" +
-			"all serves schwab, tdameritrade and tastytrade on ports that follow one another, and answers with their settings.",
+			"all serves schwab, tdameritrade and tastytrade on ports that follow one another, and answers with all settings that " +
+			"a shell needs to use them.",
 		Args:      oneBroker,
 		ValidArgs: append(brokerNames(), "all"),
 	}
@@ -104,7 +106,12 @@ func (a *app) emulateCommand() *cobra.Command {
 				return err
 			}
 		}
-		var grants []string
+		free, err := freePorts(ctx, 2) // for callbacks
+		if err != nil {
+			return err
+		}
+		var lines []string
+		set := func(name, value string) { lines = append(lines, "export "+name+"="+quoted(value)) }
 		for i, b := range served {
 			own, address := config, listen
 			if all && b.kept == nil {
@@ -112,7 +119,9 @@ func (a *app) emulateCommand() *cobra.Command {
 			}
 			if b.kept != nil && own.Grant == "" {
 				own.Grant = "emulated." + rand.Text()
-				grants = append(grants, b.prefix+"_REFRESH_TOKEN="+own.Grant)
+				if !all {
+					lines = append(lines, b.prefix+"_REFRESH_TOKEN="+own.Grant)
+				}
 			}
 			if port != 0 {
 				address = net.JoinHostPort(host, strconv.FormatUint(port+uint64(i), 10))
@@ -126,15 +135,31 @@ func (a *app) emulateCommand() *cobra.Command {
 				return usageError{err}
 			}
 			defer stop()
-			if all {
-				base = b.prefix + baseURL + "=" + base
+			if !all {
+				lines = append([]string{base, certFile}, lines...)
+				break
 			}
-			a.say("%s", base)
+			set(b.prefix+baseURL, base)
+			app := map[string]string{
+				"SCHWAB_APP_KEY":      cmp.Or(config.ClientID, "emulated-app-key"),
+				"SCHWAB_APP_SECRET":   cmp.Or(config.ClientSecret, "emulated-app-secret"),
+				"SCHWAB_CALLBACK_URL": "https://127.0.0.1:" + free[0],
+				"TD_CLIENT_ID":        cmp.Or(config.ClientID, "emulated-app-key"),
+				"TD_CALLBACK_URL":     "http://localhost:" + free[1],
+				"TASTY_CLIENT_SECRET": cmp.Or(config.ClientSecret, "emulated-app-secret"),
+				"TASTY_REFRESH_TOKEN": own.Grant,
+				"TASTY_CLIENT_ID":     config.ClientID,
+			}
+			for _, s := range b.settings {
+				if app[s.name] != "" {
+					set(s.name, app[s.name])
+				}
+			}
 		}
 		if certFile != "" && all {
-			certFile = "SSL_CERT_FILE=" + certFile
+			set("SSL_CERT_FILE", certFile)
 		}
-		for _, line := range append([]string{certFile}, grants...) {
+		for _, line := range lines {
 			if line != "" {
 				a.say("%s", line)
 			}

@@ -42,21 +42,19 @@ func (p *place) emulate(n int, args ...string) (lines []string, stop func()) {
 // What emulate all prints are settings that work as they stand.
 func TestEmulateAll(t *testing.T) {
 	t.Parallel()
-	for _, flags := range [][]string{{"all"}, {"all", "--tls"}, {"all", "--grant", testGrant}} {
-		p := newPlace(t, emulator.Config{})
-		n := 4
+	for _, flags := range [][]string{{"all"}, {"all", "--tls"}, {"all", "--grant", testGrant},
+		{"all", "--client-id", testKey, "--client-secret", testSecret}} {
+		user := newPlace(t, emulator.Config{}).with("SCHWAB_APP_KEY", "", "SCHWAB_APP_SECRET", "", "SCHWAB_CALLBACK_URL", "", "SCHWAB_BASE_URL", "")
+		n := 10
 		switch flags[len(flags)-1] {
-		case "--tls":
-			n = 5
-		case testGrant:
-			n = 3
+		case "--tls", testSecret:
+			n = 11
 		}
-		user := p.with("TASTY_REFRESH_TOKEN", testGrant, "TD_CLIENT_ID", testKey, "TD_CALLBACK_URL", "http://"+freeAddress(t), "TASTY_CLIENT_SECRET", testSecret)
-		lines, stop := p.emulate(n, flags...)
+		lines, stop := user.emulate(n, flags...)
 		defer stop()
 		for _, line := range lines {
-			name, value, found := strings.Cut(line, "=")
-			if !found || value == "" {
+			name, value, found := strings.Cut(strings.TrimPrefix(line, "export "), "=")
+			if !found || value == "" || !strings.HasPrefix(line, "export ") {
 				t.Fatalf("emulate all says %q", line)
 			}
 			user.env[name] = value

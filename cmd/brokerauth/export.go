@@ -23,9 +23,9 @@ func (a *app) exportCommand() *cobra.Command {
 		Use:   "export BROKER --move|--copy",
 		Short: "Hand a login to another machine, or to schwab-py",
 		Long: "Write a login with its age to standard output, which is secret and must be no terminal:\n\n" +
-			"    brokerauth export schwab --move | ssh HOST brokerauth import -\n\n" +
-			"With --move the login ends here once it is written, and status and token say where it went. If the other side " +
-			"fails to take it, a person must log in again. --copy leaves it here, too: then only one of the two " +
+			"    brokerauth export schwab --move | ssh HOST brokerauth import - --broker schwab\n\n" +
+			"With --move the login ends here once it is written, and status and token say where it went. If it never " +
+			"arrived, a person must log in again. --copy leaves it here, too: then only one of the two " +
 			"may go on to refresh it.\n\n" +
 			"The other machine needs the same settings of the app.",
 		Args:      oneBroker,
@@ -52,7 +52,7 @@ func (a *app) exportCommand() *cobra.Command {
 		case format != portable:
 			return usageError{fmt.Errorf("no format is called %q: there are brokerauth and schwab-py", format)}
 		case b.name == "tdameritrade":
-			return usageError{errors.New("TD Ameritrade ended in May 2024: there is nothing to move")}
+			return usageError{errors.New("TD Ameritrade ended in May 2024: there is nothing to move: run: brokerauth migrate")}
 		}
 		out, err := a.secretOutput()
 		if err != nil {
@@ -73,7 +73,11 @@ func (a *app) exportCommand() *cobra.Command {
 			return err
 		}
 		if move {
-			return closed(s, s.Move(ctx, "another home by brokerauth export", hand))
+			if err := closed(s, s.Move(ctx, "whoever read the output of brokerauth export", hand)); err != nil {
+				return err
+			}
+			fmt.Fprintf(a.err, "brokerauth: %s's login has ended here: if it never arrived, log in again: run: %s\n", b.name, a.remedy())
+			return nil
 		}
 		t, err := s.Token(ctx)
 		if err == nil {
@@ -127,6 +131,9 @@ func (a *app) secretOutput() (*os.File, error) {
 		return nil, usageError{errors.New("a login is secret and not shown on a terminal: send it on to a file or another program")}
 	}
 	info, err := f.Stat()
+	if null, statErr := os.Stat(os.DevNull); err == nil && statErr == nil && os.SameFile(info, null) {
+		return nil, usageError{errors.New("standard output goes nowhere, and so would the login: send it to a file or another program")}
+	}
 	if err != nil || !info.Mode().IsRegular() {
 		return nil, err
 	}

@@ -62,9 +62,10 @@ func TestMove(t *testing.T) {
 	}
 
 	sent, taken := p.pipe(other, []string{"export", "schwab", "--move"}, []string{"import", "-"})
-	if sent.code != 0 || taken.code != 0 || sent.errors+taken.errors != "" {
+	if sent.code != 0 || taken.code != 0 || taken.errors != "" {
 		t.Fatalf("export: exit code %d, %s\nimport: exit code %d, %s", sent.code, sent.errors, taken.code, taken.errors)
 	}
+	wantAll(t, sent.errors, "if it never arrived", "brokerauth login schwab")
 	if got := other.must(0, "token", "schwab").out; got != token {
 		t.Error("the other home has another token")
 	}
@@ -77,7 +78,7 @@ func TestMove(t *testing.T) {
 		}
 	}
 	wantAll(t, p.must(3, "token", "schwab").errors, "moved")
-	wantAll(t, p.must(3, "status", "schwab").out, "moved")
+	wantAll(t, p.must(3, "status", "schwab").out, "moved", "if it never arrived")
 	wantAll(t, p.must(3, "export", "schwab", "--move").errors, "moved")
 	if n := p.calls("refresh_token"); n != 0 {
 		t.Errorf("the move cost %d refreshes", n)
@@ -160,6 +161,19 @@ func TestExport(t *testing.T) {
 	wantAll(t, other.with("SCHWAB_BASE_URL", "http://127.0.0.1:1").must(2, "import", duplicate).errors, "base URL")
 	other.must(0, "import", duplicate, "--move")
 	other.must(0, "refresh", "schwab")
+
+	// So does one that would go nowhere.
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	cmd = p.command("export", "schwab", "--move")
+	cmd.Stdout = null
+	if err := cmd.Run(); err == nil {
+		t.Error("a login was moved to nowhere")
+	}
+	p.must(0, "token", "schwab")
 
 	// What cannot be written stays.
 	r, w, err := os.Pipe()

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/providers/tastytrade"
@@ -61,8 +62,12 @@ func (k keptGrant) Refresh(ctx context.Context, old *brokerauth.Token) (*brokera
 	return t, err
 }
 
+// howToGrant is told whoever has none, such as those who still set TASTY_USERNAME and TASTY_PASSWORD.
+const howToGrant = "logins by user name and password ended on 11 February 2026; make a grant at https://my.tastytrade.com " +
+	"under Manage, My Profile, API, OAuth Applications, Manage, Create Grant"
+
 func (k keptGrant) missing() error {
-	return &brokerauth.Error{Provider: k.info.Name, Op: "refresh", Kind: brokerauth.ErrLoginRequired, Hint: "no grant is set or stored"}
+	return &brokerauth.Error{Provider: k.info.Name, Op: "refresh", Kind: brokerauth.ErrLoginRequired, Hint: "no grant is set or stored; " + howToGrant}
 }
 
 // mints reports whether p needs nobody to log in, because its grant is in the settings.
@@ -171,22 +176,20 @@ func (a *app) sayClocks(ctx context.Context, s *brokerauth.Session, what string)
 func (a *app) askGrant(ctx context.Context, b broker, values map[string]string) (*brokerauth.Token, error) {
 	secret, grant := b.settings[0], b.settings[1]
 	prompt := newPrompt(a.in, a.err)
-	for _, part := range []setting{secret, grant} {
-		if values[part.name] != "" {
-			continue
-		}
+	missing := slices.DeleteFunc([]setting{secret, grant}, func(s setting) bool { return values[s.name] != "" })
+	if len(missing) > 0 {
 		if prompt == nil {
-			return nil, usageError{fmt.Errorf("%s: %w: set %s and %s %s, or type them in a terminal",
-				b.name, errMissing, secret.name, grant.name, places(a.profile))}
+			return nil, usageError{fmt.Errorf("%s: %w: set %s and %s %s, or type them in a terminal; %s",
+				b.name, errMissing, secret.name, grant.name, places(a.profile), howToGrant)}
 		}
-		typed, err := prompt.ask(ctx, b.name+": "+part.what+": ", true)
+		fmt.Fprintf(a.err, "brokerauth: %s: %s\n", b.name, howToGrant)
+		typed, err := prompt.ask(ctx, b.name+": ", missing...)
 		if err != nil {
 			return nil, err
 		}
-		if typed == "" {
-			return nil, usageError{fmt.Errorf("%s: nothing was typed for %s", b.name, part.what)}
+		for i, setting := range missing {
+			values[setting.name] = typed[i]
 		}
-		values[part.name] = typed
 	}
 	return &brokerauth.Token{RefreshToken: values[grant.name], Extra: map[string]string{clientSecret: values[secret.name]}}, nil
 }

@@ -37,6 +37,7 @@ func (a *app) importCommand() *cobra.Command {
 			"the older libraries' usual places.\n\n" +
 			"A login must have one home: two programs that refresh it end it for each other. --move removes the file, " +
 			"once the store has read the login back.\n\n" +
+			"With --broker it checks that broker's settings before it reads standard input.\n\n" +
 			"The key of an encrypted file of Schwabdev's is asked for, or stands in " + fernetKey + ".",
 		Args: cobra.MaximumNArgs(1),
 	}
@@ -92,7 +93,7 @@ func (a *app) listImports(ctx context.Context, o porting.Options) error {
 			found, err = porting.Read(file.data, &o)
 		}
 		if err != nil {
-			a.say("%s: %s", path, withoutPackage(err))
+			a.say("%s: %s", path, importError{err})
 			continue
 		}
 		a.sayFound(path, found)
@@ -102,14 +103,22 @@ func (a *app) listImports(ctx context.Context, o porting.Options) error {
 
 // importLogin stores the login in the file at path, which it reads, and with move removes at the end.
 func (a *app) importLogin(ctx context.Context, s *settings, path string, o porting.Options, dryRun, move bool) error {
+	if path == "-" && !dryRun {
+		// What exports a login into a pipe may have ended it there: what cannot work is found before that is read.
+		if err := a.importable(ctx, s, o.Provider); err != nil {
+			return err
+		}
+	}
 	file, err := a.loginAt(ctx, path)
 	if err != nil {
 		return err
 	}
 	if prompt := newPrompt(a.in, a.err); o.FernetKey == "" && prompt != nil && bytes.Contains(file.data, []byte(`"enc:`)) {
-		if o.FernetKey, err = prompt.ask(ctx, "the encryption key that Schwabdev was given: ", true); err != nil {
+		key, err := prompt.ask(ctx, "", setting{name: fernetKey, what: "the encryption key that Schwabdev was given", secret: true})
+		if err != nil {
 			return err
 		}
+		o.FernetKey = key[0]
 	}
 	found, err := porting.Read(file.data, &o)
 	if err != nil {
@@ -151,7 +160,25 @@ func (a *app) importLogin(ctx context.Context, s *settings, path string, o porti
 	case path != "-":
 		fmt.Fprintf(a.err, "brokerauth: warning: %s still holds the login, and whoever refreshes it ends it for the other: remove the file\n", path)
 	}
-	return nil
+	return due(b.name, st, 0)
+}
+
+// importable reports what keeps a login from being imported, as far as that shows without it. Only a named broker's
+// settings can be checked.
+func (a *app) importable(ctx context.Context, s *settings, name string) error {
+	if name == "" {
+		_, err := a.openForTokens(s)
+		return err
+	}
+	b, err := findBroker(name)
+	if err != nil {
+		return err
+	}
+	session, _, err := a.importer(ctx, s, b)
+	if err != nil {
+		return err
+	}
+	return session.Close()
 }
 
 // portable is what porting.Read calls the format of export.
@@ -194,7 +221,8 @@ func (a *app) take(ctx context.Context, s *brokerauth.Session, found *porting.Fo
 		return fmt.Errorf("%s: this login is stored already, with newer tokens than these: %w", info.Name, fs.ErrExist)
 	}
 	ctx = context.WithoutCancel(ctx) // from here on it is carried to its end
-	if t.AccessToken == "" {
+	if _, grant := s.Provider.(keptGrant); grant || t.AccessToken == "" {
+		// A grant takes the place of another, of which there may be no copy: it must prove itself.
 		if t, err = s.Provider.Refresh(ctx, t); err != nil {
 			return err
 		}

@@ -191,6 +191,9 @@ func TestImportTastytrade(t *testing.T) {
 			t.Errorf("after --move: %v", err)
 		}
 		p.must(0, "refresh", broker)
+		junk := p.write(sample, fresh(t, sample, "emulated.junk", "emulated.junk-grant"), 0o600)
+		p.must(2, "import", junk) // and the grant that works stays
+		p.must(0, "refresh", broker)
 		p.must(0, "token", broker)
 		p.quiet()
 	}
@@ -470,6 +473,47 @@ func TestImportDatabaseHostile(t *testing.T) {
 	}
 }
 
+// A login whose days are over is taken over, as only the broker can tell, and a person is told to log in.
+func TestImportEnded(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	ago := time.Now().AddDate(0, 0, -8).Unix()
+	file := p.write("token.json", fmt.Sprintf(`{"creation_timestamp": %d, "token": {"access_token": "emulated.a",
+		"refresh_token": "emulated.r", "token_type": "Bearer", "scope": "api", "expires_in": 1800, "expires_at": %d}}`, ago, ago+1800), 0o600)
+	r := p.must(3, "import", file, "--move", "--logged-in", "2026-01-01")
+	wantAll(t, r.errors, "run: brokerauth login schwab")
+	wantAll(t, r.out, "has ended", "the file's counts")
+}
+
+// What cannot work is found before a login is read that exists nowhere else.
+func TestImportPipeFirst(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	for _, test := range []struct {
+		p    *place
+		args []string
+		want string
+	}{
+		{p.with("SCHWAB_APP_SECRET", ""), []string{"import", "-", "--broker", "schwab"}, "SCHWAB_APP_SECRET"},
+		{p, []string{"import", "-", "--broker", "schwab", "--store", "memory"}, "memory"},
+		{p, []string{"import", "-", "--store", "nowhere"}, "nowhere"},
+	} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Nothing is ever written to it.
+		defer w.Close()
+		defer r.Close()
+		var out, said bytes.Buffer
+		cmd := test.p.command(test.args...)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = r, &out, &said
+		if got := test.p.ended(cmd.Run(), test.args, &out, &said); got.code != 2 || !strings.Contains(got.errors, test.want) {
+			t.Errorf("brokerauth %q: exit code %d\n%s", test.args, got.code, got.errors)
+		}
+	}
+}
+
 // Without a file it tells what lies about.
 func TestImportList(t *testing.T) {
 	t.Parallel()
@@ -478,12 +522,15 @@ func TestImportList(t *testing.T) {
 	p.write("tokens.json", fresh(t, "schwabdev-2.json", "emulated.a", "emulated.r"), 0o600)
 	p.write(".td_python_api/state.json", fresh(t, "td-ameritrade-python-api.json", "emulated.a", "emulated.r"), 0o600)
 	p.write(".tdm/KEY", fresh(t, "pytd.json", "emulated.a", "emulated.r"), 0o600)
+	p.write(".tdm/sealed", fresh(t, "schwabdev-3-encrypted.json", "emulated.a", "emulated.r"), 0o600)
+	p.write(".tdm/whose", fresh(t, "oauth2.json", "emulated.a", "emulated.r"), 0o600)
 	row := fresh(t, "schwabdev-3.json", "emulated.a", "emulated.r")
 	tokensDB(t, filepath.Join(p.dir, ".schwabdev", "tokens.db"), row, row)
 	if runtime.GOOS == "windows" {
 		p.env["USERPROFILE"] = p.dir
 	}
-	wantAll(t, p.must(0, "import").out, "Schwabdev 2", "Schwabdev 3", "td-ameritrade-python-api", "pyTD", "May 2024")
+	wantAll(t, p.must(0, "import").out, "Schwabdev 2", "Schwabdev 3", "td-ameritrade-python-api", "pyTD", "May 2024",
+		fernetKey, "name the broker by --broker")
 	if files := p.stored(); len(files) != 0 {
 		t.Errorf("it stored %q", files)
 	}

@@ -53,6 +53,9 @@ func (a *app) loginCommand() *cobra.Command {
 			return err
 		}
 		a.broker = b.name
+		if err := a.ended(ctx, b); err != nil {
+			return err
+		}
 		if b.kept != nil {
 			if cmd.Flags().Changed("flow") || cmd.Flags().Changed("browser") {
 				return usageError{fmt.Errorf("%s has no login page: leave --flow and --browser out", b.name)}
@@ -90,10 +93,9 @@ func (a *app) loginCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		asking := false
+		asking, back := false, false
 		counted := func(ctx context.Context, l *brokerauth.Login, finish func(context.Context, string) error) error {
 			asking = true
-			back := false
 			err := f(ctx, l, func(ctx context.Context, callback string) error {
 				back = true
 				return finish(ctx, callback)
@@ -109,6 +111,9 @@ func (a *app) loginCommand() *cobra.Command {
 			err = s.Login(ctx, counted)
 		}
 		if err = closed(s, err); err != nil {
+			if asking && !back && errors.Is(err, context.DeadlineExceeded) {
+				fmt.Fprint(a.err, b.stuck)
+			}
 			if errno, ok := errors.AsType[syscall.Errno](err); ok && !asking && !errors.Is(err, brokerauth.ErrUnavailable) {
 				// It is the store's, which names a file that nobody knows.
 				return fmt.Errorf("%s: nobody was asked to log in, because a login cannot be kept in %s: %w: "+

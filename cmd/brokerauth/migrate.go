@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -13,8 +15,8 @@ import (
 
 func (a *app) migrateCommand() *cobra.Command {
 	var (
-		asJSON bool
-		state  string
+		asJSON              bool
+		state, id, callback string
 	)
 	cmd := &cobra.Command{
 		Use:   "migrate",
@@ -28,6 +30,8 @@ func (a *app) migrateCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.BoolVar(&asJSON, "json", false, "print the findings as JSON")
 	flags.StringVar(&state, "state", "", "the token file of the old program")
+	flags.StringVar(&id, "client-id", "", "the old program's client id, if no setting has it")
+	flags.StringVar(&callback, "callback", "", "the old program's callback URL, if no setting has it")
 	cmd.RunE = a.action(func(ctx context.Context, _ []string) error {
 		found, err := a.settings()
 		if err != nil {
@@ -36,13 +40,15 @@ func (a *app) migrateCommand() *cobra.Command {
 		env := make(map[string]string)
 		for _, name := range []string{
 			"TD_CLIENT_ID", "TD_CONSUMER_KEY", "TD_CALLBACK_URL", "TD_BASE_URL", "TD_CONFIG_DIR", "TD_STORE_TOKENS", "TD_LOG_LEVEL",
-			"SCHWAB_APP_KEY", "SCHWAB_APP_SECRET", "SCHWAB_CALLBACK_URL", "SCHWAB_BASE_URL",
+			"SCHWAB_APP_KEY", "SCHWAB_APP_SECRET", "SCHWAB_CALLBACK_URL", "SCHWAB_BASE_URL", "BROKERAUTH_STORE", "BROKERAUTH_LOG",
 		} {
 			if env[name], err = found.get(name); err != nil {
 				return usageError{err}
 			}
 		}
 		a.tell(found)
+		env["TD_CLIENT_ID"] = cmp.Or(id, env["TD_CLIENT_ID"])
+		env["TD_CALLBACK_URL"] = cmp.Or(callback, env["TD_CALLBACK_URL"])
 		var old []byte
 		if state != "" {
 			file, err := readLogin(ctx, state)
@@ -57,7 +63,7 @@ func (a *app) migrateCommand() *cobra.Command {
 				return err
 			}
 		} else {
-			a.sayFindings(findings)
+			a.sayFindings(findings, env)
 		}
 		left := 0
 		for _, f := range findings {
@@ -65,20 +71,23 @@ func (a *app) migrateCommand() *cobra.Command {
 				left++
 			}
 		}
-		if left > 0 {
-			return fmt.Errorf("%d things are left to do", left)
+		switch left {
+		case 0:
+			return nil
+		case 1:
+			return errors.New("one thing is left to do")
 		}
-		return nil
+		return fmt.Errorf("%d things are left to do", left)
 	})
 	return cmd
 }
 
-// sayFindings tells what changes, then what to set, then what to do.
-func (a *app) sayFindings(findings []porting.Finding) {
+// sayFindings tells what changes, then what to set that env does not have, then what to do.
+func (a *app) sayFindings(findings []porting.Finding, env map[string]string) {
 	var set, todo []string
 	for _, f := range findings {
 		a.say("%s\n  was: %s\n  is:  %s", f.Topic, f.TD, f.Schwab)
-		if f.Value != "" {
+		if f.Value != "" && f.Value != env[f.Setting] {
 			set = append(set, f.Setting+"="+f.Value)
 		}
 		if f.Todo != "" {
@@ -92,5 +101,8 @@ func (a *app) sayFindings(findings []porting.Finding) {
 		if len(list.lines) > 0 {
 			a.say("\n%s\n  %s", list.heading, strings.Join(list.lines, "\n  "))
 		}
+	}
+	if len(todo) == 0 {
+		a.say("\nNothing is left to do.")
 	}
 }

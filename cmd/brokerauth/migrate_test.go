@@ -15,8 +15,14 @@ func TestMigrate(t *testing.T) {
 	bare := p.with("SCHWAB_APP_KEY", "", "SCHWAB_APP_SECRET", "", "SCHWAB_CALLBACK_URL", "",
 		"TD_CONSUMER_KEY", "OLDKEY@AMER.OAUTHAP", "TD_CALLBACK_URL", "http://localhost:8080", "TD_STORE_TOKENS", "False")
 	r := bare.must(1, "migrate")
-	wantAll(t, r.out, "SCHWAB_CALLBACK_URL=https://127.0.0.1:8080", "BROKERAUTH_STORE=memory", "SCHWAB_APP_KEY", "accountNumbers")
+	wantAll(t, r.out, "SCHWAB_CALLBACK_URL=https://127.0.0.1:8080", "unset TD_STORE_TOKENS", "SCHWAB_APP_KEY", "accountNumbers")
 	wantAll(t, r.errors, "left to do")
+	if strings.Contains(r.out, "BROKERAUTH_STORE") {
+		t.Errorf("it names a store that no login outlives:\n%s", r.out)
+	}
+	flagged := bare.with("TD_CONSUMER_KEY", "", "TD_CALLBACK_URL", "", "SCHWAB_APP_KEY", "oldkey")
+	r = flagged.must(1, "migrate", "--client-id", "OLDKEY@AMER.OAUTHAP", "--callback", "http://localhost:9000")
+	wantAll(t, r.out, "SCHWAB_CALLBACK_URL=https://127.0.0.1:9000", "is TD Ameritrade's consumer key")
 
 	var findings []porting.Finding
 	if err := json.Unmarshal([]byte(bare.must(1, "migrate", "--json").out), &findings); err != nil {
@@ -28,14 +34,14 @@ func TestMigrate(t *testing.T) {
 			todo++
 		}
 	}
-	if todo != 4 || !strings.Contains(r.errors, "4 ") {
-		t.Errorf("%d things are left to do, want 4: %s", todo, r.errors)
+	if todo != 5 || !strings.Contains(r.errors, "5 ") {
+		t.Errorf("%d things are left to do, want 5: %s", todo, r.errors)
 	}
 
 	// The settings may stand in a file, and an old token file is one thing more.
 	done := p.with("TD_CONSUMER_KEY", "OLDKEY", "SCHWAB_APP_SECRET", "")
 	done.write(".env", "SCHWAB_APP_SECRET="+testSecret+"\nTD_CALLBACK_URL=http://localhost:8080\n", 0o600)
-	if r := done.must(0, "migrate"); strings.Contains(r.out, "Left to do") || !strings.Contains(r.errors, ".env") {
+	if r := done.must(0, "migrate"); !strings.Contains(r.out, "Nothing is left to do.") || strings.Contains(r.out, "SCHWAB_CALLBACK_URL=") || !strings.Contains(r.errors, ".env") {
 		t.Errorf("with all that is new set: %s%s", r.out, r.errors)
 	}
 	state := done.write("state.json", fresh(t, "pytd.json", "emulated.a", "emulated.r"), 0o600)

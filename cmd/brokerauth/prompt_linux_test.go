@@ -2,11 +2,11 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -39,7 +39,7 @@ func terminal(t *testing.T) (person, program *os.File) {
 func TestPrompt(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, emulator.Config{}).with("SCHWAB_APP_KEY", "", "SCHWAB_APP_SECRET", "")
-	start := func() (person *os.File, screen *buffer, wait func() int) {
+	start := func(p *place, broker string) (person *os.File, screen *buffer, wait func() int) {
 		person, program := terminal(t)
 		screen = new(buffer)
 		go func() {
@@ -51,7 +51,7 @@ func TestPrompt(t *testing.T) {
 				screen.Write(b[:n])
 			}
 		}()
-		cmd := p.command("login", "schwab")
+		cmd := p.command("login", broker)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = program, program, program
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 		if err := cmd.Start(); err != nil {
@@ -62,10 +62,17 @@ func TestPrompt(t *testing.T) {
 	asks := func(screen *buffer, what string) {
 		t.Helper()
 		until(t, "it asks for "+what, func() bool { return strings.Contains(screen.String(), what) })
-		time.Sleep(50 * time.Millisecond) // it asks first, and turns the echo off then
 	}
 
-	person, screen, wait := start()
+	echoes := func(person *os.File) bool {
+		state, err := unix.IoctlGetTermios(int(person.Fd()), unix.TCGETS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return state.Lflag&unix.ECHO != 0
+	}
+
+	person, screen, wait := start(p, "schwab")
 	asks(screen, "the app key")
 	person.WriteString(testKey + "\n")
 	asks(screen, "the app's secret")
@@ -82,22 +89,58 @@ func TestPrompt(t *testing.T) {
 	}
 
 	// An interrupt leaves a terminal that echoes.
-	person, screen, wait = start()
+	person, screen, wait = start(p, "schwab")
 	asks(screen, "the app key")
 	person.WriteString(testKey + "\n")
 	asks(screen, "the app's secret")
-	echoes := func() bool {
-		state, err := unix.IoctlGetTermios(int(person.Fd()), unix.TCGETS)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return state.Lflag&unix.ECHO != 0
-	}
-	if echoes() {
+	if echoes(person) {
 		t.Error("the terminal echoes a secret")
 	}
 	person.WriteString("\x03")
-	if code := wait(); code != 130 || !echoes() {
-		t.Errorf("an interrupt: exit code %d, echo %v\n%s", code, echoes(), screen)
+	if code := wait(); code != 130 || !echoes(person) {
+		t.Errorf("an interrupt: exit code %d, echo %v\n%s", code, echoes(person), screen)
+	}
+
+	// The echo is off before the question can be read: nobody reads it yet.
+	person, program := terminal(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	size, err := unix.FcntlInt(w.Fd(), unix.F_GETPIPE_SZ, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := p.with("SCHWAB_APP_KEY", testKey).command("login", "schwab")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = program, program, w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	until(t, "the terminal shows nothing", func() bool { return !echoes(person) })
+	go io.Copy(io.Discard, r)
+	person.WriteString(testSecret + "\n")
+	if code := exitOf(cmd.Wait()); code != 0 || !echoes(person) {
+		t.Errorf("login: exit code %d, echo %v", code, echoes(person))
+	}
+
+	// Two secrets are pasted at once.
+	tasty := p.at("tastytrade", emulator.Config{}).with("TASTY_CLIENT_SECRET", "", "TASTY_REFRESH_TOKEN", "")
+	person, screen, wait = start(tasty, "tastytrade")
+	asks(screen, "the client secret")
+	if echoes(person) {
+		t.Error("the terminal echoes a secret as it is asked for")
+	}
+	person.WriteString(testSecret + "\n" + testGrant + "\n")
+	if code := wait(); code != 0 || !echoes(person) {
+		t.Errorf("login: exit code %d, echo %v\n%s", code, echoes(person), screen)
+	}
+	wantAll(t, screen.String(), "Create Grant")
+	if strings.Contains(screen.String(), testSecret) || strings.Contains(screen.String(), testGrant) {
+		t.Error("a secret was echoed")
 	}
 }

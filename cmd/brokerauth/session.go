@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/providers/tdameritrade"
 	"github.com/brokerauth/brokerauth/storage/disk"
 	"github.com/brokerauth/brokerauth/storage/memory"
 )
@@ -121,6 +122,28 @@ func (a *app) open(ctx context.Context, b broker, prompt *prompt) (s *brokerauth
 	return a.session(p, store, a.profile), store, asked, nil
 }
 
+// ended is the error of a broker that no longer exists, unless the settings name an emulated one. It comes first: there
+// is no use in setting what such a broker needs.
+func (a *app) ended(ctx context.Context, b broker) error {
+	if b.name != "tdameritrade" {
+		return nil
+	}
+	found, err := a.settings()
+	if err != nil {
+		return err
+	}
+	base, err := found.get(b.prefix + baseURL)
+	if err != nil {
+		return usageError{err}
+	}
+	p, err := tdameritrade.New(tdameritrade.Config{ClientID: "key", CallbackURL: "http://localhost:8080", BaseURL: base})
+	if err != nil {
+		return usageError{err}
+	}
+	_, err = p.Begin(ctx) // it asks nobody
+	return err
+}
+
 // lost says that a store which ends with this command is none for b's login.
 func lost(b broker, store keptStore) error {
 	if store.why != "" {
@@ -149,6 +172,9 @@ func (a *app) with(ctx context.Context, name string, use func(ctx context.Contex
 		return err
 	}
 	a.broker = b.name
+	if err := a.ended(ctx, b); err != nil {
+		return err
+	}
 	s, _, _, err := a.open(ctx, b, nil)
 	if err != nil {
 		return err

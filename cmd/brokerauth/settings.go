@@ -363,15 +363,12 @@ func (s *settings) provider(ctx context.Context, b broker, prompt *prompt) (p br
 	}
 	// A callback URL is compared to the letter, and nobody knows it by heart.
 	if len(faults) == 0 && prompt != nil && !slices.ContainsFunc(missing, func(s setting) bool { return s.usual }) {
-		for _, setting := range missing {
-			value, err := prompt.ask(ctx, b.name+": "+setting.what+": ", setting.secret)
-			if err != nil {
-				return nil, nil, err
-			}
-			if value == "" {
-				return nil, nil, usageError{fmt.Errorf("%s: nothing was typed for %s", b.name, setting.what)}
-			}
-			values[setting.name] = value
+		typed, err := prompt.ask(ctx, b.name+": ", missing...)
+		if err != nil {
+			return nil, nil, err
+		}
+		for i, setting := range missing {
+			values[setting.name] = typed[i]
 			asked = append(asked, setting.name)
 		}
 		missing = nil
@@ -415,12 +412,38 @@ func newPrompt(in *os.File, out io.Writer) *prompt {
 	return &prompt{in, out}
 }
 
-func (p *prompt) ask(ctx context.Context, question string, secret bool) (string, error) {
+// ask asks for settings of whose, and returns what is typed. Before it asks for a secret it has the terminal show nothing,
+// and leaves it so until all secrets that follow one another are typed: people paste several lines at once.
+func (p *prompt) ask(ctx context.Context, whose string, wanted ...setting) (typed []string, err error) {
 	state, err := term.GetState(int(p.in.Fd()))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	fmt.Fprint(p.out, question)
+	// Whatever happens: the process must not leave a terminal that shows nothing.
+	defer term.Restore(int(p.in.Fd()), state)
+	for _, s := range wanted {
+		if s.secret {
+			err = hush(p.in)
+		} else {
+			err = term.Restore(int(p.in.Fd()), state)
+		}
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprint(p.out, whose+s.what+": ")
+		text, err := p.line(ctx, s.secret)
+		if err != nil {
+			return nil, err
+		}
+		if text == "" {
+			return nil, usageError{fmt.Errorf("%snothing was typed for %s", whose, s.name)}
+		}
+		typed = append(typed, text)
+	}
+	return typed, nil
+}
+
+func (p *prompt) line(ctx context.Context, secret bool) (string, error) {
 	type line struct {
 		text string
 		err  error
@@ -450,8 +473,6 @@ func (p *prompt) ask(ctx context.Context, question string, secret bool) (string,
 		}
 		return strings.TrimSpace(l.text), nil
 	case <-ctx.Done():
-		// The process is about to end, and must not leave a terminal that shows nothing.
-		term.Restore(int(p.in.Fd()), state)
 		fmt.Fprintln(p.out)
 		return "", ctx.Err()
 	}

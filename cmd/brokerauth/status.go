@@ -44,6 +44,9 @@ func (a *app) statusCommand() *cobra.Command {
 				return findErr
 			}
 			a.broker = b.name
+			if err := a.ended(ctx, b); err != nil {
+				return err
+			}
 			sessions, store, err = a.stored(ctx, b)
 		} else {
 			sessions, store, err = a.allStored(ctx)
@@ -91,6 +94,9 @@ func (a *app) statusCommand() *cobra.Command {
 			counted++
 			if err == nil {
 				err = due(name, st, time.Duration(within))
+			}
+			if k, ok := s.Provider.(keptGrant); ok && err != nil && !st.LoggedIn && st.MovedTo == "" && st.KeptAs == "" {
+				err = k.missing()
 			}
 			if err != nil {
 				one := *a
@@ -314,7 +320,7 @@ func due(name string, st brokerauth.Status, d time.Duration) error {
 func (a *app) describe(name string, st brokerauth.Status) {
 	switch {
 	case st.MovedTo != "":
-		a.say("%s: not logged in: the login was moved to %s, %s", name, st.MovedTo, moment(st.MovedAt))
+		a.say("%s: not logged in: the login was moved to %s, %s; if it never arrived, log in again", name, st.MovedTo, moment(st.MovedAt))
 		return
 	case !st.LoggedIn:
 		a.say("%s: not logged in", name)

@@ -3,6 +3,7 @@ package brokerauth
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -31,6 +32,12 @@ func (s *Session) Client(base *http.Client) *http.Client {
 	if s.Provider != nil {
 		info := s.Provider.Info()
 		t.origins = info.Origins
+		for _, o := range info.Origins {
+			if scheme, host, ok := strings.Cut(o, "://"); ok {
+				domain, wild := strings.CutPrefix(host, "*.")
+				t.allowed = append(t.allowed, origin{scheme, domain, wild})
+			}
+		}
 		if info.UserAgent != "" {
 			t.userAgent = []string{info.UserAgent}
 		}
@@ -46,11 +53,19 @@ type transport struct {
 	session   *Session
 	base      http.RoundTripper
 	origins   []string
+	allowed   []origin // the same, taken apart
 	userAgent []string // the header's value; nil: net/http's
 }
 
+// origin is where a token may be sent.
+type origin struct {
+	scheme string
+	host   string // with its port; of a wild one, what follows its first label
+	wild   bool
+}
+
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if !allowed(t.origins, req.URL) {
+	if !t.allows(req.URL) {
 		if req.Response != nil {
 			return t.base.RoundTrip(req) // a redirect: whoever the API named gets no token
 		}
@@ -125,12 +140,11 @@ func (s *Session) after401(req *http.Request, refused *Token) (*published, error
 // sign returns a copy of req with the Authorization header. The copy shares what is not signed.
 func (t *transport) sign(req *http.Request, p *published) *http.Request {
 	c := *req
-	c.Header = make(http.Header, len(req.Header)+2)
-	if t.userAgent != nil {
-		c.Header["User-Agent"] = t.userAgent[:1:1] // the request's own replaces it
+	if c.Header = maps.Clone(req.Header); c.Header == nil {
+		c.Header = make(http.Header, 2)
 	}
-	for name, values := range req.Header {
-		c.Header[name] = values
+	if _, own := c.Header["User-Agent"]; t.userAgent != nil && !own {
+		c.Header["User-Agent"] = t.userAgent[:1:1]
 	}
 	c.Header["Authorization"] = p.header[:1:1]
 	return &c
@@ -156,24 +170,22 @@ func closeBody(req *http.Request) {
 	}
 }
 
-// allowed reports whether u is at one of the origins, exactly: scheme, host and port.
-func allowed(origins []string, u *url.URL) bool {
+// allows reports whether u is at one of the origins, exactly: scheme, host and port.
+func (t *transport) allows(u *url.URL) bool {
 	if u.User != nil {
 		return false
 	}
-	for _, origin := range origins {
-		scheme, host, ok := strings.Cut(origin, "://")
-		if !ok || scheme != u.Scheme {
-			continue
-		}
-		if host == u.Host {
-			return true
-		}
-		if rest, wild := strings.CutPrefix(host, "*."); wild {
-			label, domain, ok := strings.Cut(u.Host, ".")
-			if ok && label != "" && domain == rest {
-				return true
+	for _, o := range t.allowed {
+		host := u.Host
+		if o.wild {
+			label, domain, ok := strings.Cut(host, ".")
+			if !ok || label == "" {
+				continue
 			}
+			host = domain
+		}
+		if host == o.host && u.Scheme == o.scheme {
+			return true
 		}
 	}
 	return false

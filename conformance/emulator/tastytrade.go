@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/brokerauth/brokerauth"
@@ -121,11 +122,11 @@ func tastyRefusePage(b *Broker, q asked) *answer {
 }
 
 // The name alone is what tastytrade's own clients send, and they are let in although the documentation wants a version.
-var tastyAgent = regexp.MustCompile(`^[\w!#$%&'*+.^|~-]+(/|$)`)
+var tastyAgent = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[\w!#$%&'*+.^|~-]+(/|$)`) })
 
 // tastyRefuse is what stands before every request.
 func tastyRefuse(r *http.Request, sandbox bool) *answer {
-	if !tastyAgent.MatchString(r.Header.Get("User-Agent")) {
+	if !tastyAgent().MatchString(r.Header.Get("User-Agent")) {
 		return htmlAnswer(http.StatusUnauthorized, "Authorization Required", "nginx")
 	}
 	// The sandbox has been seen not to accept any.

@@ -26,6 +26,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -59,8 +60,11 @@ type Config struct {
 // defaultUserAgent names this library.
 const defaultUserAgent = "brokerauth/1.0"
 
-// userAgent is how tastytrade's frequently asked questions describe one.
-var userAgent = regexp.MustCompile(`^[\w!#$%&'*+.^|~-]+/[\w!#$%&'*+.^|~-]+( [ -~]*)?$`)
+// userAgent is how tastytrade's frequently asked questions describe one. Patterns compile when they are first needed: a
+// program that has another broker only does not wait.
+var userAgent = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[\w!#$%&'*+.^|~-]+/[\w!#$%&'*+.^|~-]+( [ -~]*)?$`)
+})
 
 // New returns tastytrade for a personal grant, or an error that names everything wrong with config. There is no login:
 // the first Refresh mints an access token. A grant that tastytrade no longer takes is brokerauth.ErrRejected.
@@ -99,7 +103,7 @@ func (c Config) faults() (faults []error) {
 		faults = append(faults, errors.New("tastytrade: the client secret is missing: it was shown when the OAuth application "+
 			"was created; logins by user name and password have ended"))
 	}
-	if c.UserAgent != "" && !userAgent.MatchString(c.UserAgent) {
+	if c.UserAgent != "" && !userAgent().MatchString(c.UserAgent) {
 		faults = append(faults, errors.New(`tastytrade: the user agent is not of the form "product/version", which tastytrade demands`))
 	}
 	return faults
@@ -257,13 +261,13 @@ func claimsOf(token string) (c claims) {
 	return c
 }
 
-var scopeNames = regexp.MustCompile(`^[a-z_:.]{1,32}$`)
+var scopeNames = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z_:.]{1,32}$`) })
 
 // scopes returns the names in the scope claim that look like some.
 func (c claims) scopes() string {
 	var names []string
 	for _, name := range strings.Fields(c.Scope) {
-		if scopeNames.MatchString(name) && len(names) < 10 {
+		if scopeNames().MatchString(name) && len(names) < 10 {
 			names = append(names, name)
 		}
 	}

@@ -1,7 +1,12 @@
 package brokerauth_test
 
 import (
+	"bytes"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -103,4 +108,52 @@ func BenchmarkTransport(b *testing.B) {
 		run(b, &oauth2.Transport{Base: base, Source: oauth2.ReuseTokenSource(
 			&oauth2.Token{AccessToken: "a", Expiry: time.Now().Add(time.Hour)}, nil)})
 	})
+}
+
+// BenchmarkStorm starts 32 processes that find one expired token, and compares the time until all have a new one with
+// what 32 that find a fresh one take and one request of 50 ms.
+func BenchmarkStorm(b *testing.B) {
+	const processes, latency = 32, 50 * time.Millisecond
+	broker := emulator.Schwab(b, emulator.Config{Latency: latency, Rotate: true})
+	server := httptest.NewServer(broker)
+	defer server.Close()
+	dir := b.TempDir()
+	s, err := sharedSession(server.URL, dir)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.Login(b.Context(), broker.Approve); err != nil {
+		b.Fatal(err)
+	}
+	run := func() time.Duration {
+		began := time.Now()
+		children, said := make([]*exec.Cmd, processes), make([]bytes.Buffer, processes)
+		for i := range children {
+			c := exec.Command(os.Args[0])
+			c.Env = append(os.Environ(), "CHILD_ROLE=token", "CHILD_BROKER="+server.URL, "CHILD_DIR="+dir)
+			c.Stdin, c.Stdout = strings.NewReader("go\n"), &said[i]
+			if err := c.Start(); err != nil {
+				b.Fatal(err)
+			}
+			children[i] = c
+		}
+		for i, c := range children {
+			if err := c.Wait(); err != nil || !strings.Contains(said[i].String(), "\ntoken ") {
+				b.Fatalf("a process said %.40q, %v", said[i].String(), err)
+			}
+		}
+		return time.Since(began)
+	}
+	var stormed, floor time.Duration
+	for b.Loop() {
+		floor += run() + latency
+		expire(b, s)
+		before := refreshes(broker)
+		stormed += run()
+		if n := refreshes(broker) - before; n != 1 {
+			b.Fatalf("%d refreshes, want 1", n)
+		}
+	}
+	b.ReportMetric(float64(stormed)/float64(floor), "×floor")
 }

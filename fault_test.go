@@ -215,7 +215,7 @@ func TestNewLoginCountsWhateverTheClockSaid(t *testing.T) {
 }
 
 // rewrite changes fields of the stored record.
-func rewrite(t *testing.T, s *brokerauth.Session, change func(record map[string]any)) {
+func rewrite(t testing.TB, s *brokerauth.Session, change func(record map[string]any)) {
 	t.Helper()
 	st, err := s.Status(t.Context())
 	must(t, err)

@@ -135,7 +135,7 @@ func served(t *testing.T, c emulator.Config) (b *emulator.Broker, s *brokerauth.
 }
 
 // expire makes the stored access token one of half an hour ago.
-func expire(t *testing.T, s *brokerauth.Session) {
+func expire(t testing.TB, s *brokerauth.Session) {
 	t.Helper()
 	old := mustToken(t, s)
 	rewrite(t, s, func(record map[string]any) {

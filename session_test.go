@@ -75,7 +75,7 @@ func (e *events) kinds() (kinds []string) {
 
 func (e *events) has(kind string) bool { return slices.Contains(e.kinds(), kind) }
 
-func mustToken(t *testing.T, s *brokerauth.Session) *brokerauth.Token {
+func mustToken(t testing.TB, s *brokerauth.Session) *brokerauth.Token {
 	t.Helper()
 	token, err := s.Token(t.Context())
 	if err != nil {
@@ -537,7 +537,7 @@ func TestUnsavedTokenNeverOverwritesNewerFacts(t *testing.T) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -211,6 +211,7 @@ func TestKilledWhileRefreshing(t *testing.T) {
 			for range kills {
 				p := start(t, "refresh", baseURL, dir)
 				p.begin()
+				p.line() // it refreshes, however slow this machine is
 				time.Sleep(time.Duration(rand.IntN(25_000)) * time.Microsecond)
 				if err := p.Process.Kill(); err != nil {
 					t.Fatal(err)
@@ -239,7 +240,7 @@ func TestKilledWhileRefreshing(t *testing.T) {
 			}
 			t.Logf("%d processes killed, %d logins lost, %d refreshes in all", kills, lost, refreshes(b))
 			if refreshes(b) < 2*kills {
-				t.Error("most processes were killed before they refreshed: the test proves nothing")
+				t.Errorf("%d refreshes: fewer than each process's first and the one after its end", refreshes(b))
 			}
 		})
 	}

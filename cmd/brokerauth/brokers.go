@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -24,7 +25,18 @@ type broker struct {
 	// stuck tells what the login page may have shown, and the remedies, for a person who did not come back from it.
 	stuck   string
 	endless bool // its logins have no end
+	// guide is the page of the docs that tells how to set it up.
+	guide string
+	// products are what an app may have or lack, and lacking is what to do about one that it lacks.
+	products []product
+	lacking  string
 }
+
+// seeGuide is where the docs tell how to set b up.
+func (b broker) seeGuide() string { return docs + cmp.Or(b.guide, "troubleshooting.md") }
+
+// docs is where the project's guides stand, for those who have only the command.
+const docs = "https://github.com/brokerauth/brokerauth/blob/main/docs/"
 
 // setting is a setting of a broker's.
 type setting struct {
@@ -34,6 +46,8 @@ type setting struct {
 	optional bool   // it may be left out
 	sample   string // a value that no broker refuses for its form; where it is also the usual one, people are told so
 	usual    bool
+	lengths  []int // of the values that are known; empty: any
+	grant    bool  // it is a grant, which tells what it is
 }
 
 // baseURL ends the name of the setting that moves a broker elsewhere.
@@ -45,8 +59,8 @@ func brokers() []broker {
 		name:   "schwab",
 		prefix: "SCHWAB",
 		settings: []setting{
-			{name: "SCHWAB_APP_KEY", what: "the app key from developer.schwab.com", sample: "key"},
-			{name: "SCHWAB_APP_SECRET", what: "the app's secret", sample: "secret", secret: true},
+			{name: "SCHWAB_APP_KEY", what: "the app key from developer.schwab.com", sample: "key", lengths: []int{32, 48}},
+			{name: "SCHWAB_APP_SECRET", what: "the app's secret", sample: "secret", secret: true, lengths: []int{16, 64}},
 			{name: "SCHWAB_CALLBACK_URL", what: "the app's callback URL to the letter", sample: "https://127.0.0.1:8182", usual: true},
 		},
 		open: func(get func(string) string) (brokerauth.Provider, error) {
@@ -67,6 +81,10 @@ func brokers() []broker {
   a page with the error 500
       the account is of a type that the API does not serve
 `,
+		guide:    "setup-schwab.md",
+		products: []product{{"trader", "/trader/v1/accounts/accountNumbers"}, {"market data", "/marketdata/v1/markets?markets=equity"}},
+		lacking: "see at developer.schwab.com whether the app has \"Accounts and Trading Production\" and \"Market Data Production\", " +
+			"and its status is \"Ready For Use\", which takes days after every change",
 	}, {
 		name:   "tdameritrade",
 		prefix: "TD",
@@ -81,6 +99,9 @@ func brokers() []broker {
 				BaseURL:     get("TD_BASE_URL"),
 			})
 		},
+		guide:    "porting-td-to-schwab.md",
+		products: []product{{"accounts", "/v1/accounts"}, {"user principals", "/v1/userprincipals"}},
+		lacking:  "log in again with access to the account",
 	}, tasty("tastytrade", "TASTY"), tasty("tastytrade-sandbox", "TASTY_SANDBOX")}
 }
 
@@ -103,7 +124,7 @@ func tasty(name, prefix string) broker {
 		prefix: prefix,
 		settings: []setting{
 			{name: secret, what: "the client secret of the OAuth application", secret: true, optional: true},
-			{name: grant, what: "the refresh token that Create Grant has shown", secret: true, optional: true},
+			{name: grant, what: "the refresh token that Create Grant has shown", secret: true, optional: true, grant: true},
 			{name: prefix + "_CLIENT_ID", what: "the application's client id, which is not needed", optional: true},
 		},
 		open: func(get func(string) string) (brokerauth.Provider, error) {
@@ -118,7 +139,11 @@ func tasty(name, prefix string) broker {
 			}
 			return tastytrade.New(c)
 		},
-		kept:    kept,
-		endless: true,
+		kept:     kept,
+		endless:  true,
+		guide:    "setup-tastytrade.md",
+		products: []product{{"accounts", "/customers/me/accounts"}, {"quotes", "/api-quote-tokens"}},
+		lacking: "make a grant with the scope read at https://my.tastytrade.com, which needs two-factor authentication on the account; " +
+			"quotes are for customers only",
 	}
 }

@@ -179,8 +179,8 @@ func (a *app) askGrant(ctx context.Context, b broker, values map[string]string) 
 	missing := slices.DeleteFunc([]setting{secret, grant}, func(s setting) bool { return values[s.name] != "" })
 	if len(missing) > 0 {
 		if prompt == nil {
-			return nil, usageError{fmt.Errorf("%s: %w: set %s and %s %s, or type them in a terminal; %s",
-				b.name, errMissing, secret.name, grant.name, places(a.profile), howToGrant)}
+			return nil, usageError{fmt.Errorf("%s: %w: set %s and %s %s, or type them in a terminal; %s: see %s",
+				b.name, errMissing, secret.name, grant.name, places(a.profile), howToGrant, b.seeGuide())}
 		}
 		fmt.Fprintf(a.err, "brokerauth: %s: %s\n", b.name, howToGrant)
 		typed, err := prompt.ask(ctx, b.name+": ", missing...)

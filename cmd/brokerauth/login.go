@@ -112,7 +112,9 @@ func (a *app) loginCommand() *cobra.Command {
 		}
 		if err = closed(s, err); err != nil {
 			if asking && !back && errors.Is(err, context.DeadlineExceeded) {
-				fmt.Fprint(a.err, b.stuck)
+				if b.stuck != "" {
+					fmt.Fprintf(a.err, "%sSee %stroubleshooting.md\n", b.stuck, docs)
+				}
 			}
 			if errno, ok := errors.AsType[syscall.Errno](err); ok && !asking && !errors.Is(err, brokerauth.ErrUnavailable) {
 				// It is the store's, which names a file that nobody knows.

@@ -127,7 +127,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 	flags.StringVar(&a.profile, "profile", "default", "whose login, or what for")
 	flags.StringVar(&a.store, "store", "", `where logins are kept: disk, disk:DIR or memory (default disk)`)
 	root.AddCommand(a.loginCommand(), a.statusCommand(), a.tokenCommand(), a.refreshCommand(), a.logoutCommand(),
-		a.importCommand(), a.exportCommand(), a.migrateCommand(), a.emulateCommand(), a.demoCommand())
+		a.importCommand(), a.exportCommand(), a.migrateCommand(), a.doctorCommand(), a.emulateCommand(), a.demoCommand())
 	err := root.ExecuteContext(ctx)
 	if err != nil && !a.running {
 		return usageError{err} // cobra's own: it has no type for them
@@ -211,6 +211,10 @@ func (a *app) complain(err error) {
 	case errors.Is(err, brokerauth.ErrLoginRequired) && a.broker != "" && !isUsage(err):
 		// The library says so, too, but not how.
 		text = strings.TrimSuffix(strings.TrimSuffix(text, ": log in first"), "; log in again") + ": run: " + a.remedy()
+	case errors.Is(err, brokerauth.ErrRejected):
+		if b, unknown := findBroker(a.broker); unknown == nil && !strings.Contains(text, b.guide) {
+			text += "; see " + b.seeGuide()
+		}
 	case isUsage(err) && !a.running:
 		text += ": see: brokerauth --help"
 	}

@@ -294,34 +294,40 @@ func isSetting(name string) bool {
 	return name == "BROWSER" || strings.HasPrefix(name, "BROKERAUTH_") || strings.HasSuffix(name, baseURL)
 }
 
-// get returns the value of a setting: what stands under its name, or in the file that NAME_FILE names, as Docker and
-// Kubernetes hand over secrets.
+// get returns the value of a setting; empty: it is not set.
 func (s *settings) get(name string) (string, error) {
+	value, _, err := s.find(name)
+	return value, err
+}
+
+// find returns the value of a setting and where it was found: what stands under its name, or in the file that NAME_FILE
+// names, as Docker and Kubernetes hand over secrets.
+func (s *settings) find(name string) (value, from string, err error) {
 	for _, source := range s.sources {
 		value, path := source.get(name), source.get(name+"_FILE")
 		switch {
 		case value != "" && path != "":
-			return "", fmt.Errorf("%s sets both %s and %[2]s_FILE: leave one of them out", source.what, name)
+			return "", "", fmt.Errorf("%s sets both %s and %[2]s_FILE: leave one of them out", source.what, name)
 		case value != "":
-			return value, nil
+			return value, source.what, nil
 		case path == "":
 			continue
 		}
 		f, err := os.Open(path)
 		if err != nil {
-			return "", fmt.Errorf("%s_FILE: %w", name, err)
+			return "", "", fmt.Errorf("%s_FILE: %w", name, err)
 		}
 		defer f.Close()
 		text, err := readBounded(f)
 		if err != nil {
-			return "", fmt.Errorf("%s_FILE: %s: %w", name, path, err)
+			return "", "", fmt.Errorf("%s_FILE: %s: %w", name, path, err)
 		}
 		if value = strings.TrimSpace(string(text)); value == "" {
-			return "", fmt.Errorf("%s_FILE: %s is empty", name, path)
+			return "", "", fmt.Errorf("%s_FILE: %s is empty", name, path)
 		}
-		return value, nil
+		return value, path, nil
 	}
-	return "", nil
+	return "", "", nil
 }
 
 // told is what a person should know about the use of ./.env; empty: nothing.
@@ -382,7 +388,7 @@ func (s *settings) provider(ctx context.Context, b broker, prompt *prompt) (p br
 			}
 			names = append(names, name+")")
 		}
-		err := fmt.Errorf("%s: %w: set %s %s", b.name, errMissing, strings.Join(names, ", "), places(s.profile))
+		err := fmt.Errorf("%s: %w: set %s %s: see %s", b.name, errMissing, strings.Join(names, ", "), places(s.profile), b.seeGuide())
 		if len(faults) == 0 {
 			return nil, nil, usageError{err}
 		}

@@ -189,6 +189,9 @@ func schwabAPI(_ *Broker, r *http.Request, _ string) *answer {
 	case "/trader/v1/accounts/accountNumbers":
 		return newAnswer(http.StatusOK, "application/json", `[{"accountNumber":"00000001",`+
 			`"hashValue":"E000000000000000000000000000000000000000000000000000000000000001"}]`)
+	case "/marketdata/v1/markets":
+		return newAnswer(http.StatusOK, "application/json", `{"equity":{"equity":{"date":"2026-01-01","marketType":"EQUITY",`+
+			`"product":"equity","isOpen":false}}}`)
 	case "/trader/v1/userPreference":
 		// A program under test that goes on to the streamer must not take an emulated token to the real one.
 		return newAnswer(http.StatusOK, "application/json", `{"accounts":[{"accountNumber":"00000001","primaryAccount":true,`+

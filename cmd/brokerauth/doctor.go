@@ -1,0 +1,296 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brokerauth/brokerauth"
+)
+
+// finding is what doctor has to say of one thing.
+type finding struct {
+	Topic  string `json:"topic"`
+	Broker string `json:"broker,omitempty"`
+	State  string `json:"state"` // ok, note or wrong
+	Found  string `json:"found"`
+	Todo   string `json:"todo,omitempty"` // what a person should do
+	See    string `json:"see,omitempty"`  // where more is written
+
+	code int // that the command exits with, of what is wrong
+}
+
+func (a *app) doctorCommand() *cobra.Command {
+	var online, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "doctor [BROKER]",
+		Short: "Tell what keeps a login from working, and what to do",
+		Long: "Tell what keeps a login from working, and what to do: settings, callback, store, clock, files that others can read " +
+			"or git would take, the login, and what the broker refused last. It looks at one broker, or at all that are set up.\n\n" +
+			"It asks no broker, renews nothing, and writes no more than a record of its own to the store, which it deletes. " +
+			"With --online it gets a token, which it renews only if that is due, and makes one call to each of the broker's API products.\n\n" +
+			"No secret is in its output, so it can go into a bug report. It exits with 0 if nothing must be mended, else with the " +
+			"highest code of what must.",
+		Args:      cobra.MaximumNArgs(1),
+		ValidArgs: brokerNames(),
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&online, "online", false, "ask the broker's API, too")
+	flags.BoolVar(&asJSON, "json", false, "print the findings as a JSON array")
+	cmd.RunE = a.action(func(ctx context.Context, args []string) error {
+		d := &doctor{a: a, online: online}
+		if len(args) == 1 {
+			b, err := findBroker(args[0])
+			if err != nil {
+				return err
+			}
+			a.broker, d.only = b.name, []broker{b}
+		}
+		d.examine(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if asJSON {
+			if err := json.NewEncoder(a.out).Encode(d.findings); err != nil {
+				return err
+			}
+		} else {
+			d.say()
+		}
+		return d.verdict()
+	})
+	return cmd
+}
+
+// doctor is one examination.
+type doctor struct {
+	a      *app
+	online bool
+	only   []broker // those to look at; nil: all that are set up
+
+	found    *settings
+	store    keptStore // its Store is nil if it cannot be opened
+	keys     []brokerauth.Key
+	seen     time.Time // the latest moment that anything here is from
+	compared bool      // with a broker's clock
+	skew     string    // what that showed; empty: nothing
+	findings []finding
+}
+
+func (d *doctor) add(broker, topic, state, found, todo string) {
+	d.findings = append(d.findings, finding{Topic: topic, Broker: broker, State: state, Found: found, Todo: todo})
+}
+
+func (d *doctor) ok(broker, topic, found string)         { d.add(broker, topic, "ok", found, "") }
+func (d *doctor) note(broker, topic, found, todo string) { d.add(broker, topic, "note", found, todo) }
+
+// wrong adds what must be mended, and where the docs tell more.
+func (d *doctor) wrong(code int, broker, topic, found, todo, see string) {
+	d.add(broker, topic, "wrong", found, todo)
+	f := &d.findings[len(d.findings)-1]
+	f.code, f.See = code, docs+cmp.Or(see, "troubleshooting.md")
+}
+
+// verdict is the error of findings of which some are wrong.
+func (d *doctor) verdict() error {
+	n, code := 0, 0
+	for _, f := range d.findings {
+		if f.State == "wrong" {
+			n, code = n+1, max(code, f.code)
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	err := errors.New("one thing must be mended")
+	if n > 1 {
+		err = fmt.Errorf("%d things must be mended", n)
+	}
+	switch code {
+	case 2:
+		return usageError{err}
+	case 3:
+		return fmt.Errorf("%w: %w", err, brokerauth.ErrLoginRequired)
+	case 4:
+		return fmt.Errorf("%w: %w", err, brokerauth.ErrUnavailable)
+	}
+	return err
+}
+
+// say prints the findings for people.
+func (d *doctor) say() {
+	for _, f := range d.findings {
+		about := f.Topic
+		if f.Broker != "" {
+			about = f.Broker + " " + about
+		}
+		d.a.say("%-5s  %s: %s", f.State, about, f.Found)
+		if f.Todo != "" {
+			d.a.say("       do: %s", f.Todo)
+		}
+		if f.See != "" {
+			d.a.say("       see: %s", f.See)
+		}
+	}
+}
+
+// examine looks at everything. Whatever is wrong with one thing, it goes on to the next.
+func (d *doctor) examine(ctx context.Context) {
+	d.ok("", "version", fmt.Sprintf("brokerauth %s, %s, %s/%s", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH))
+	d.checkSettings()
+	d.checkFiles(ctx)
+	d.checkProxies()
+	d.checkStore(ctx)
+	patients := d.only
+	for _, b := range brokers() {
+		if d.only == nil && d.isSetUp(b) {
+			patients = append(patients, b)
+		}
+	}
+	if len(patients) == 0 {
+		d.wrong(2, "", "settings", "no broker is set up here", "set what one of them needs, which brokerauth --help names", "troubleshooting.md")
+	}
+	for _, b := range patients {
+		d.checkBroker(ctx, b)
+	}
+	d.a.tell(d.found)
+	d.checkClock()
+	for i := range d.findings {
+		f := &d.findings[i]
+		f.Found, f.Todo = d.discreet(f.Found), d.discreet(f.Todo)
+	}
+}
+
+// discreet is text that may be shown to anybody: an error may name a folder, and with it the user, and a secret may stand
+// where another setting belongs.
+func (d *doctor) discreet(text string) string {
+	for _, b := range brokers() {
+		for _, s := range b.settings {
+			if value, _ := d.found.get(s.name); s.secret && len(value) >= 4 {
+				text = strings.ReplaceAll(text, value, "REDACTED")
+			}
+		}
+	}
+	if home, err := os.UserHomeDir(); err == nil && len(home) > 1 {
+		variable := "$HOME" // which a shell replaces in quotes, too
+		if runtime.GOOS == "windows" {
+			variable = "%USERPROFILE%"
+		}
+		text = strings.ReplaceAll(text, home, variable)
+	}
+	return text
+}
+
+// checkSettings finds the settings. Those that cannot be read do not hide the others.
+func (d *doctor) checkSettings() {
+	found, err := d.a.settings()
+	if err != nil {
+		d.wrong(2, "", "settings", err.Error(), "", "troubleshooting.md#settings")
+		if found, err = loadSettings(d.a.profile, d.a.named); err != nil {
+			found = &settings{profile: d.a.profile, sources: []source{{"the environment", os.Getenv}}}
+		}
+		d.a.found = found
+	}
+	d.found = found
+}
+
+// checkProxies tells of what stands between here and a broker, but not its address, in which a password may be.
+func (d *doctor) checkProxies() {
+	for _, name := range []string{"HTTPS_PROXY", "https_proxy"} {
+		if os.Getenv(name) != "" {
+			d.note("", "proxy", name+" is set, so calls to brokers go through a proxy", "if brokers cannot be reached, or miss a header, try without it")
+			return
+		}
+	}
+}
+
+// checkStore opens the store, and proves that it keeps what it is given.
+func (d *doctor) checkStore(ctx context.Context) {
+	store, err := d.a.openForTokens(d.found)
+	if err != nil {
+		d.wrong(2, "", "store", err.Error(), "", "troubleshooting.md#the-store")
+		return
+	}
+	d.store = store
+	if store.name == "memory" {
+		d.note("", "store", "memory: every login ends with the command that made it", "leave it out, or name another by --store")
+		return
+	}
+	if d.keys, err = store.keys(ctx); err == nil || errors.Is(err, errors.ErrUnsupported) {
+		err = prove(ctx, store)
+	}
+	if err != nil {
+		d.wrong(max(exitCode(err), 1), "", "store", fmt.Sprintf("%s (%s): %v", store.name, store.how, err),
+			"free space there and make it writable for you alone, or name another by --store disk:DIR", "troubleshooting.md#the-store")
+		return
+	}
+	d.ok("", "store", fmt.Sprintf("%s (%s) can be read and written; logins in it: %d", store.name, store.how, len(d.keys)))
+}
+
+// prove writes, reads and deletes a record that is nobody's login.
+func prove(ctx context.Context, store brokerauth.Store) error {
+	key, record := brokerauth.Key{Provider: "~doctor", Profile: fmt.Sprint(os.Getpid())}, []byte(`{"v":1}`)
+	old, err := store.Load(ctx, key)
+	if err != nil {
+		old = nil // a killed run's is replaced, and what else is wrong the next step tells
+	}
+	if swapped, err := store.CompareAndSwap(ctx, key, old, record); err != nil || !swapped {
+		return cmp.Or(err, errors.New("it does not keep what it is given"))
+	}
+	back, err := store.Load(ctx, key)
+	if err == nil && string(back) != string(record) {
+		err = errors.New("it gives back something else than it was given")
+	}
+	swapped, deleteErr := store.CompareAndSwap(context.WithoutCancel(ctx), key, record, nil)
+	if deleteErr == nil && !swapped {
+		deleteErr = errors.New("it does not delete what it was given")
+	}
+	return errors.Join(err, deleteErr)
+}
+
+// isSetUp reports whether anything of b's is set or stored.
+func (d *doctor) isSetUp(b broker) bool {
+	for _, s := range b.settings {
+		if value, err := d.found.get(s.name); value != "" || err != nil {
+			return true
+		}
+	}
+	return slices.ContainsFunc(d.keys, func(key brokerauth.Key) bool {
+		return key.Provider == b.name && key.Profile == d.a.profile
+	})
+}
+
+// checkClock compares this computer's clock with the latest moment that anything known of is from.
+func (d *doctor) checkClock() {
+	if program, err := os.Executable(); err == nil {
+		if info, err := os.Stat(program); err == nil {
+			d.saw(info.ModTime())
+		}
+	}
+	const todo = "set the clock, and have the system keep it: tokens look fresh or dead at the wrong time by it, and certificates fail"
+	switch ahead := time.Until(d.seen); {
+	case d.skew != "":
+		d.wrong(1, "", "clock", "it is "+d.skew, todo, "troubleshooting.md#the-clock")
+	case ahead > time.Minute:
+		d.wrong(1, "", "clock", fmt.Sprintf("it is %s behind what is stored here", inWords(ahead)), todo, "troubleshooting.md#the-clock")
+	case d.compared:
+		d.ok("", "clock", "it agrees with the broker's")
+	default:
+		d.ok("", "clock", "nothing here is from the future; only --online compares it with a broker's")
+	}
+}
+
+func (d *doctor) saw(t time.Time) {
+	if t.After(d.seen) {
+		d.seen = t
+	}
+}

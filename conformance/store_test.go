@@ -402,7 +402,7 @@ func TestStoreFindsBreakages(t *testing.T) {
 			rule := strings.ReplaceAll(b.rule, " ", "_")
 			timeout := "1m"
 			if b.fault == "waits for ever" || b.fault == "stays locked when a context ends" {
-				timeout = "4s" // a hanging call must fail by its name well before
+				timeout = "12s" // a hanging call must fail by its name well before
 			}
 			cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestBreakage$/^"+regexp.QuoteMeta(rule)+"$",
 				"-test.count=1", "-test.timeout="+timeout)

@@ -12,6 +12,7 @@
 // A keyring that does not answer within three seconds is an error, which matches [os.ErrDeadlineExceeded]; with Prompt
 // it has a minute more, since somebody may be typing. A write that is given up may still come to pass, so until
 // the keyring has answered, or this process has ended, no other process that uses this package can change a record.
+// Half a second after its last call a Store lets go of its connection to the keyring, and no goroutine is left.
 //
 // # Items
 //
@@ -52,6 +53,8 @@ const (
 	quick = 3 * time.Second
 	// person is for reading a dialog and typing a password.
 	person = time.Minute
+	// idle is how long a connection is kept for the next call: a refresh makes several.
+	idle = time.Second / 2
 )
 
 var _ brokerauth.Store = (*Store)(nil)
@@ -76,11 +79,15 @@ type Store struct {
 	hung atomic.Bool // whoever has the turn was given up, and still waits for the keyring
 	open func(ctx context.Context, service string, prompt bool) (ring, error)
 	item int // the most bytes of an item
+	// kept is the connection of the last visit, for one that comes soon, and timer ends that. Both go with the turn.
+	kept  ring
+	timer *time.Timer
 }
 
-// ring is the system's keyring. Its methods may take for ever; those that say so in open give up when ctx ends.
-// Only one is called at a time.
+// ring is a connection to the system's keyring. Its methods may take for ever; those that ask a person give up when the
+// context ends that it was opened with, or readied with last. Only one is called at a time.
 type ring interface {
+	ready(ctx context.Context) error // that it still leads to the keyring it was opened on; else another must be opened
 	get(name string) (string, error) // errMissing
 	set(name, value string) error
 	delete(name string) error // of a missing one: nil
@@ -281,16 +288,13 @@ func (s *Store) visit(ctx context.Context, key *brokerauth.Key, change bool, f f
 		return err
 	}
 	v := &visit{Store: s, ctx: ctx}
-	leave := func() {
-		if v.ring != nil {
-			v.ring.close()
-		}
-		<-s.turn
-		unlock()
-	}
 	defer func() {
 		if v.late == nil {
-			leave()
+			if s.kept = v.ring; s.kept != nil {
+				s.timer = time.AfterFunc(idle, s.letGo)
+			}
+			<-s.turn
+			unlock()
 			return
 		}
 		// What was asked for may still happen, and nothing else may before.
@@ -298,13 +302,45 @@ func (s *Store) visit(ctx context.Context, key *brokerauth.Key, change bool, f f
 		go func() {
 			<-v.late
 			s.hung.Store(false)
-			leave()
+			if v.ring != nil {
+				v.ring.close()
+			}
+			<-s.turn
+			unlock()
 		}()
 	}()
-	if err := v.call(func() (err error) { v.ring, err = s.open(ctx, s.service, s.Prompt); return err }); err != nil {
+	if err := v.begin(); err != nil {
 		return err
 	}
 	return f(v)
+}
+
+// begin takes the connection of the visit before, or makes one. A write is never repeated on it: it is seen to before
+// the visit's first call.
+func (v *visit) begin() error {
+	if v.kept != nil {
+		v.timer.Stop()
+		v.ring, v.kept = v.kept, nil
+		if err := v.call(func() error { return v.ring.ready(v.ctx) }); err == nil || v.late != nil {
+			return err
+		}
+		v.ring.close()
+		v.ring = nil
+	}
+	return v.call(func() (err error) { v.ring, err = v.open(v.ctx, v.service, v.Prompt); return err })
+}
+
+// letGo closes the connection that is kept, unless somebody has the turn, who will keep it anew.
+func (s *Store) letGo() {
+	select {
+	case s.turn <- struct{}{}:
+		if s.kept != nil {
+			s.kept.close()
+			s.kept = nil
+		}
+		<-s.turn
+	default:
+	}
 }
 
 // acquire takes the lock, and makes its folder if that is missing.

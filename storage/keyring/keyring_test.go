@@ -123,22 +123,64 @@ func TestSizes(t *testing.T) {
 	mustBeEmpty(t, k)
 }
 
-// A record of the usual size is one item, read once and written once.
+// A record of the usual size is one item, read once and written once, over one connection, which does not stay.
 func TestSmallRecordIsOneItem(t *testing.T) {
 	k := &keyring.Standin{Dir: t.TempDir()}
-	store := k.Store()
 	record := bytes.Repeat([]byte(`"`), 1000)
-	mustSwap(t, store, nil, record)
-	var calls []string
-	k.Before = func(op, name string) error {
-		calls = append(calls, op)
-		return nil
-	}
-	mustHold(t, store, record)
-	mustSwap(t, store, record, small)
-	if got, want := strings.Join(calls, " "), "open get open get set get"; got != want {
-		t.Errorf("Load and CompareAndSwap call %q, want %q", got, want)
-	}
+	mustSwap(t, (&keyring.Standin{Dir: k.Dir}).Store(), nil, record)
+	synctest.Test(t, func(t *testing.T) {
+		store := k.Store()
+		var calls []string
+		k.Before = func(op, name string) error {
+			calls = append(calls, op)
+			return nil
+		}
+		want := func(want string, closed int32) {
+			t.Helper()
+			synctest.Wait()
+			if got, n := strings.Join(calls, " "), k.Closed.Load(); got != want || n != closed {
+				t.Errorf("the keyring is called %q and %d connections were closed, want %q and %d", got, n, want, closed)
+			}
+			calls = nil
+		}
+		mustHold(t, store, record)
+		mustSwap(t, store, record, small)
+		want("open get ready get set get", 0)
+		time.Sleep(400 * time.Millisecond)
+		mustHold(t, store, small)
+		time.Sleep(400 * time.Millisecond)
+		mustHold(t, store, small)
+		want("ready get ready get", 0)
+		time.Sleep(time.Second)
+		want("", 1)
+		mustHold(t, store, small)
+		time.Sleep(time.Second)
+		want("open get", 2)
+
+		// A connection that was lost is made anew, once, before anything is asked.
+		mustHold(t, store, small)
+		calls = nil
+		k.Before = func(op, name string) error {
+			calls = append(calls, op)
+			if op == "ready" {
+				return dbus.ErrClosed
+			}
+			return nil
+		}
+		mustSwap(t, store, small, record)
+		want("ready open get set get", 3)
+		// If it is lost later, what was asked may have been done, and is not done again.
+		k.Before = func(op, name string) error {
+			calls = append(calls, op)
+			if op == "set" {
+				return dbus.ErrClosed
+			}
+			return nil
+		}
+		_, err := store.CompareAndSwap(t.Context(), key, record, small)
+		wantKinds(t, "CompareAndSwap", err, brokerauth.ErrUnavailable)
+		want("ready get set", 3)
+	})
 }
 
 // Whenever a change ends midway, the record is the old or the new one, whole, and nothing is left after a deletion.
@@ -307,8 +349,8 @@ func TestRefusals(t *testing.T) {
 	} {
 		for _, op := range []string{"open", "get", "set"} {
 			k := &keyring.Standin{Dir: t.TempDir()}
+			mustSwap(t, k.Store(), nil, small)
 			store := k.Store()
-			mustSwap(t, store, nil, small)
 			k.Before = func(now, _ string) error {
 				if now == op {
 					return c.err

@@ -18,6 +18,8 @@ type native struct{ service string }
 
 func openRing(_ context.Context, service string, _ bool) (ring, error) { return native{service}, nil }
 
+func (native) ready(context.Context) error { return nil }
+
 func (n native) get(name string) (string, error) { return gokeyring.Get(n.service, name) }
 
 func (n native) set(name, value string) error { return gokeyring.Set(n.service, name, value) }

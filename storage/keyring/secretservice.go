@@ -27,6 +27,7 @@ const maxItem = 64 << 10
 type secretService struct {
 	ctx     context.Context // a person who is being asked to unlock is no longer when it ends
 	conn    *dbus.Conn
+	owner   string // the keyring's own name on the bus, which no other ever gets
 	session dbus.ObjectPath
 	service string
 	prompt  bool
@@ -83,8 +84,12 @@ func busAddress() string {
 
 // begin looks for a keyring of this user's that is running, and opens a session. The bus keeps secrets from other users.
 func (r *secretService) begin() error {
+	var err error
+	if r.owner, err = r.lookUp(); err != nil {
+		return err
+	}
 	var uid uint32
-	if err := r.conn.BusObject().Call("org.freedesktop.DBus.GetConnectionUnixUser", 0, secrets).Store(&uid); err != nil {
+	if err := r.conn.BusObject().Call("org.freedesktop.DBus.GetConnectionUnixUser", 0, r.owner).Store(&uid); err != nil {
 		return err
 	}
 	if int(uid) != os.Getuid() {
@@ -92,15 +97,44 @@ func (r *secretService) begin() error {
 		return fmt.Errorf("it is the keyring of uid %d, and this program runs as uid %d: run it as that user, or in "+
 			"a session of this one: %w", uid, os.Getuid(), fs.ErrPermission)
 	}
+	// gnome-keyring, in versions 42 to 50 at least, aborts now and then if OpenSession is the first that it hears of a
+	// connection: it may get to the call before it has made its note of the caller. Whatever it does then with this call
+	// is harmless, and before it reads another it makes that note. (GNOME/gnome-keyring, issue 144.)
+	_ = r.call(secretsPath, "Service.ReadAlias", "default").Err
 	var output dbus.Variant
 	return r.call(secretsPath, "Service.OpenSession", "plain", dbus.MakeVariant("")).Store(&output, &r.session)
 }
 
+// lookUp returns the name on the bus of the keyring that is running now.
+func (r *secretService) lookUp() (owner string, err error) {
+	err = r.conn.BusObject().Call("org.freedesktop.DBus.GetNameOwner", 0, secrets).Store(&owner)
+	return owner, err
+}
+
+// ready sees to it that the keyring has not been started anew, which knows nothing of the session.
+func (r *secretService) ready(ctx context.Context) error {
+	r.ctx = ctx
+	owner, err := r.lookUp()
+	if err == nil && owner != r.owner {
+		err = errLost
+	}
+	return err
+}
+
 func (r *secretService) close() { r.conn.Close() }
 
-// call never starts a keyring: that could block for two minutes, and end in one that nobody can unlock.
+// call calls a method of the Secret Service.
 func (r *secretService) call(path dbus.ObjectPath, method string, args ...any) *dbus.Call {
-	return r.conn.Object(secrets, path).Call(secretIface+method, dbus.FlagNoAutoStart, args...)
+	return r.callAny(path, secretIface+method, args...)
+}
+
+// callAny never starts a keyring: that could block for two minutes, and end in one that nobody can unlock.
+func (r *secretService) callAny(path dbus.ObjectPath, method string, args ...any) *dbus.Call {
+	call := r.conn.Object(r.owner, path).Call(method, dbus.FlagNoAutoStart, args...)
+	if e, ok := errors.AsType[dbus.Error](call.Err); ok && explainDBus(e.Name) == errAbsent {
+		call.Err = errLost // it was there
+	}
+	return call
 }
 
 func (r *secretService) get(name string) (string, error) {
@@ -199,8 +233,7 @@ func (r *secretService) items(name string, every bool) ([]dbus.ObjectPath, error
 			}
 			if collection != noObject {
 				var value dbus.Variant
-				err := r.conn.Object(secrets, collection).Call("org.freedesktop.DBus.Properties.Get", dbus.FlagNoAutoStart,
-					secretIface+"Collection", "Locked").Store(&value)
+				err := r.callAny(collection, "org.freedesktop.DBus.Properties.Get", secretIface+"Collection", "Locked").Store(&value)
 				if err != nil {
 					return nil, err
 				}
@@ -265,10 +298,12 @@ func (r *secretService) confirm(prompt dbus.ObjectPath) error {
 
 // ask shows a prompt, and takes it back if nobody answers in time.
 func (r *secretService) ask(prompt dbus.ObjectPath, wait time.Duration) error {
-	err := r.conn.AddMatchSignal(dbus.WithMatchObjectPath(prompt), dbus.WithMatchInterface(secretIface+"Prompt"))
+	match := []dbus.MatchOption{dbus.WithMatchSender(r.owner), dbus.WithMatchObjectPath(prompt), dbus.WithMatchInterface(secretIface + "Prompt")}
+	err := r.conn.AddMatchSignal(match...)
 	if err != nil {
 		return err
 	}
+	defer r.conn.RemoveMatchSignal(match...)
 	signals := make(chan *dbus.Signal, 8)
 	r.conn.Signal(signals)
 	defer r.conn.RemoveSignal(signals)

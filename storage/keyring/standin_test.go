@@ -29,8 +29,8 @@ var (
 // Standin is a keyring in files of a folder, which any number of processes share, and which misbehaves at will.
 type Standin struct {
 	Dir string
-	// Before is called before each operation: "open", "get", "set" or "delete". The operation fails with its error,
-	// or hangs with it.
+	// Before is called before each operation: "open", "ready", "get", "set" or "delete". The operation fails with its
+	// error, or hangs with it.
 	Before func(op, name string) error
 	// Keep returns what is kept of a value.
 	Keep func(name, value string) string
@@ -38,6 +38,8 @@ type Standin struct {
 	KeepDeleted bool
 	// Give returns what is read of a value.
 	Give func(name, value string) string
+	// Closed counts the connections that were closed.
+	Closed atomic.Int32
 }
 
 // Store returns a Store on the stand-in, which has its lock in the same folder.
@@ -115,6 +117,11 @@ func (r standinRing) begin(op, name string) error {
 	return r.k.before(op, name)
 }
 
+func (r standinRing) ready(context.Context) error {
+	defer r.busy.Add(-1)
+	return r.begin("ready", "")
+}
+
 func (r standinRing) get(name string) (string, error) {
 	defer r.busy.Add(-1)
 	if err := r.begin("get", name); err != nil {
@@ -160,6 +167,7 @@ func (r standinRing) close() {
 	if r.busy.Add(1) != 1 {
 		panic("closed while an operation runs, or twice")
 	}
+	r.k.Closed.Add(1)
 }
 
 // PartsOf returns the names that begin with a key's spelling and a dot.

@@ -20,12 +20,16 @@ type Event struct {
 	//	"unsaved"     a token was issued and could not be saved: it works in this process, and saving is tried again
 	//	"saved"       a token that had been unsaved was saved
 	//	"set aside"   an unreadable record was moved out of a login's way: Err says where to
+	//	"deadline"    a person must log in within Within, by LoginBy: a Keeper announces it
 	Kind  string
 	Time  time.Time     // when it was over
 	Took  time.Duration // how long it took; 0: no time worth telling
 	Key   Key           // which login
 	Token string        // fingerprint of the access token; empty: none
 	Err   error         // nil: it went well
+
+	Within  time.Duration // deadline: 48, 24, 6 or 1 hours
+	LoginBy time.Time     // deadline: when the user must log in again
 }
 
 // LogValue shows the event's fields.
@@ -36,6 +40,9 @@ func (e Event) LogValue() slog.Value {
 	}
 	if e.Token != "" {
 		attrs = append(attrs, slog.String("token", e.Token))
+	}
+	if !e.LoginBy.IsZero() {
+		attrs = append(attrs, slog.Time("login_by", e.LoginBy))
 	}
 	if e.Err != nil {
 		attrs = append(attrs, slog.String("error", e.Err.Error()))

@@ -194,6 +194,7 @@ func (s *Session) Move(ctx context.Context, to string, hand func(*Token) error) 
 	s.epoch++
 	s.unsaved, s.saveErr = nil, nil
 	s.current.Store(nil)
+	s.tellWatchers()
 	s.mu.Unlock()
 	s.emit(Event{Kind: "moved", Key: key, Token: fingerprint(mine.token.AccessToken)})
 	return nil
@@ -479,6 +480,7 @@ func (s *Session) Logout(ctx context.Context) error {
 	s.epoch++
 	s.unsaved, s.saveErr = nil, nil
 	s.current.Store(nil)
+	s.tellWatchers()
 	s.mu.Unlock()
 	s.emit(Event{Kind: "logout", Key: key})
 	return nil

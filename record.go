@@ -22,6 +22,7 @@ type record struct {
 	doubt   time.Time                  // when a refresh was sent whose answer never came; zero: there is none
 	moved   *moved                     // where the token went; nil: it is here
 	forced  []time.Time                // refreshes that a refused request forced, in the last hour
+	told    *told                      // which deadline was announced last; nil: none
 }
 
 // claim says who is asking the broker, so that nobody else does.
@@ -30,6 +31,18 @@ type claim struct {
 	Since   time.Time `json:"since"`
 	Machine string    `json:"machine,omitempty"` // empty: its process cannot be looked for
 	PID     int       `json:"pid,omitempty"`
+}
+
+// told says which deadline of a login was announced last, so that nobody announces it again.
+type told struct {
+	LoginBy time.Time `json:"login_by"`       // the login's end, as it was then
+	Within  int32     `json:"within_seconds"` // one of warnings
+}
+
+// covers reports whether it was announced that the login of t ends within so many seconds. A broker that tells its end
+// anew with each refresh may be a little off.
+func (w *told) covers(t *Token, within int32) bool {
+	return w != nil && w.Within <= within && t.LoginBy.Sub(w.LoginBy).Abs() < time.Hour
 }
 
 // moved says where a login went that was here.
@@ -83,6 +96,7 @@ func decodeRecord(raw []byte) (*record, error) {
 	var stored *storedToken
 	for name, into := range map[string]any{
 		"token": &stored, "claim": &r.claim, "verdict": &r.verdict, "doubt": &r.doubt, "moved": &r.moved, "forced": &r.forced,
+		"told": &r.told,
 	} {
 		if field, ok := r.fields[name]; ok {
 			if err := json.Unmarshal(field, into); err != nil {
@@ -116,6 +130,7 @@ func (r *record) encode(provider string) ([]byte, error) {
 	}{
 		"claim": {r.claim, r.claim != nil}, "verdict": {r.verdict, r.verdict != nil},
 		"doubt": {r.doubt, !r.doubt.IsZero()}, "moved": {r.moved, r.moved != nil}, "forced": {r.forced, len(r.forced) > 0},
+		"told": {r.told, r.told != nil},
 	} {
 		delete(fields, name)
 		if field.set {
@@ -149,7 +164,7 @@ func (r *record) withToken(t *Token, login bool) *record {
 	return r.with(func(c *record) {
 		delete(c.fields, "token")
 		if login {
-			c.forced = nil
+			c.forced, c.told = nil, nil
 		}
 		c.token, c.claim, c.verdict, c.doubt, c.moved = utc(t), nil, nil, time.Time{}, nil
 	})

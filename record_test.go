@@ -56,7 +56,7 @@ func TestRecordThatCannotBeRead(t *testing.T) {
 
 func FuzzRecord(f *testing.F) {
 	full, err := (&record{token: aToken(), claim: &claim{ID: "c"}, verdict: &verdict{Kind: "unavailable"}, doubt: time.Now(),
-		forced: []time.Time{time.Now()}}).encode("schwab")
+		forced: []time.Time{time.Now()}, told: &told{LoginBy: time.Now(), Within: 3600}}).encode("schwab")
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -150,7 +150,7 @@ func (r *refresh) claimToken() ([]byte, *record, error) {
 
 // inHand returns the valid token at hand, if any will do.
 func (r *refresh) inHand() *Token {
-	if p := r.current.Load(); r.want == (want{}) && p != nil && !p.dead.passed(time.Now()) {
+	if p := r.current.Load(); r.want.refused == nil && !r.want.person && p != nil && !p.dead.passed(time.Now()) {
 		return p.token
 	}
 	return nil
@@ -205,6 +205,8 @@ func (r *refresh) adoptable(rec *record, v *verdict, now time.Time) *Token {
 		fresh = fresh && t.AccessToken != r.want.refused.AccessToken
 	case r.want.person:
 		fresh = false
+	case r.want.ahead != nil:
+		fresh = fresh && t.AccessToken != r.want.ahead.AccessToken
 	case !fresh && !p.dead.passed(now):
 		if held := r.current.Load(); held == nil || held.dead.passed(now) {
 			r.publish(t, r.epoch)
@@ -438,11 +440,25 @@ func (r *refresh) fail(claimed []byte, mine *record, e *Error, sent time.Time) (
 			doubt = sent
 		}
 	}
-	next, err := mine.with(func(c *record) { c.claim, c.verdict, c.doubt = nil, v, doubt.Round(0).UTC() }).encode(r.key.Provider)
-	if err != nil {
-		return nil, false, err
+	var (
+		swapped bool
+		err     error
+	)
+	for {
+		next, encodeErr := mine.with(func(c *record) { c.claim, c.verdict, c.doubt = nil, v, doubt.Round(0).UTC() }).encode(r.key.Provider)
+		if encodeErr != nil {
+			return nil, false, encodeErr
+		}
+		if swapped, err = r.Store.CompareAndSwap(ctx, r.key, claimed, next); swapped || err != nil {
+			break
+		}
+		// What else stands in the record may have changed under the claim.
+		raw, rec, loadErr := r.load(ctx, r.key)
+		if loadErr != nil || rec == nil || rec.claim == nil || rec.claim.ID != mine.claim.ID {
+			break
+		}
+		claimed, mine = raw, rec
 	}
-	swapped, err := r.Store.CompareAndSwap(ctx, r.key, claimed, next)
 	if err != nil {
 		r.mu.Lock()
 		r.orphan, r.held = mine.claim.ID, v
@@ -450,6 +466,9 @@ func (r *refresh) fail(claimed []byte, mine *record, e *Error, sent time.Time) (
 	} else if !swapped {
 		return nil, true, nil // somebody logged in, or took the claim over: what they were told counts
 	}
+	r.mu.Lock()
+	r.failures++
+	r.mu.Unlock()
 	r.tell(Event{Kind: "failed", Took: now.Sub(r.claimed), Err: e})
 	e.RetryAfter = v.err(r.info.Name, now).RetryAfter
 	return nil, false, r.refuse(e, v, now)

@@ -40,6 +40,8 @@ type Session struct {
 	saveErr   error              // why it has not
 	orphan    string             // a claim of ours that could not be taken back
 	held      *verdict           // a refusal that could not be saved
+	failures  int                // counts those that were told as events
+	changed   chan struct{}      // closed when there is another token to look at; nil: nobody waits
 
 	// What other hosts wrote is timed by this one's clock, from when it was first seen.
 	claimSeen, verdictSeen   string
@@ -67,6 +69,11 @@ func in(now time.Time, d time.Duration) deadline {
 }
 
 func (d *deadline) passed(now time.Time) bool { return !now.Before(d.at) || now.UnixNano() >= d.wall }
+
+// left is how long it is to the moment, by the clock that says the sooner.
+func (d *deadline) left(now time.Time) time.Duration {
+	return min(d.at.Sub(now), time.Duration(d.wall-now.UnixNano()))
+}
 
 // never is far enough away for a token that does not expire.
 const never = math.MaxInt64 / 4
@@ -100,6 +107,7 @@ type flight struct {
 // want says why a token is wanted.
 type want struct {
 	refused *Token // a token issued after this one; nil: any that is fresh
+	ahead   *Token // any but this one, which is still fresh; nil: that too
 	person  bool   // a person asks: whatever is stored is renewed, and no earlier refusal counts
 }
 
@@ -128,10 +136,7 @@ func (s *Session) obtain(ctx context.Context) (*Token, error) {
 	if valid && busy {
 		return p.token, nil
 	}
-	t, reason, err := s.ride(ctx, key, want{})
-	for err != nil && reason != (want{}) && ctx.Err() == nil {
-		t, reason, err = s.ride(ctx, key, want{}) // that one failed at what others wanted
-	}
+	t, err := s.await(ctx, key)
 	if err == nil || errors.Is(err, errClosed) {
 		return t, err
 	}
@@ -139,6 +144,15 @@ func (s *Session) obtain(ctx context.Context) (*Token, error) {
 		return p.token, nil // it is still good, so its user needs not know yet: events and Status tell
 	}
 	return nil, err
+}
+
+// await waits for a token that is fresh.
+func (s *Session) await(ctx context.Context, key Key) (*Token, error) {
+	t, reason, err := s.ride(ctx, key, want{})
+	for err != nil && reason != (want{}) && ctx.Err() == nil {
+		t, reason, err = s.ride(ctx, key, want{}) // that one failed at what others wanted
+	}
+	return t, err
 }
 
 // Refresh renews the access token although it may be fresh, and returns one issued after refused; with refused nil,
@@ -265,6 +279,7 @@ func (s *Session) publish(t *Token, epoch int) {
 		return
 	}
 	s.current.Store(p)
+	s.tellWatchers()
 }
 
 // putOff makes Token hand out the token it has, while that is valid, for d before the record is looked at again.
@@ -308,6 +323,7 @@ func (s *Session) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	s.current.Store(nil)
+	s.tellWatchers()
 	f := s.flight
 	if f != nil {
 		f.cancel()

@@ -419,6 +419,28 @@ func TestClient(t *testing.T) {
 	}
 }
 
+// A client that finds no code in what was pasted may guess another grant, and gets an hour without a person's consent.
+func TestClientCredentials(t *testing.T) {
+	b := emulator.Schwab(t)
+	c := inProcess(t, b)
+	r := c.token(url.Values{"grant_type": {"client_credentials"}})
+	if r.status != 200 || r.fields["expires_in"] != 3600.0 || r.fields["refresh_token"] != nil || r.fields["id_token"] != nil {
+		t.Fatalf("HTTP %d with %d fields", r.status, len(r.fields))
+	}
+	access := r.fields["access_token"].(string)
+	b.Advance(59 * time.Minute)
+	c.wantAPI(access, 200)
+	b.Advance(time.Minute)
+	c.wantAPI(access, 401)
+	if !slices.Contains(b.Secrets(), access) {
+		t.Error("Secrets does not know the token")
+	}
+	c.secret = ""
+	if r := c.token(url.Values{"grant_type": {"client_credentials"}}); r.status != 401 {
+		t.Errorf("without a secret: HTTP %d", r.status)
+	}
+}
+
 func TestAnyClientButItsOwn(t *testing.T) {
 	c := inProcess(t, emulator.Schwab(t))
 	access, refresh := c.login()

@@ -125,6 +125,8 @@ func schwabToken(b *Broker, r *http.Request) *answer {
 				"[tokenDigest=%s, Exception=Failed refresh token authentication [tokenDigest=%[1]s]]", digest),
 				"refresh_token_authentication_error")
 		}
+	case "client_credentials":
+		t = b.accident(ids[0], time.Hour)
 	default:
 		return jsonAnswer(http.StatusBadRequest, oauthError{Error: "unsupported_grant_type"})
 	}
@@ -132,10 +134,10 @@ func schwabToken(b *Broker, r *http.Request) *answer {
 		ExpiresIn    int    `json:"expires_in"`
 		TokenType    string `json:"token_type"`
 		Scope        string `json:"scope"`
-		RefreshToken string `json:"refresh_token"`
+		RefreshToken string `json:"refresh_token,omitempty"`
 		AccessToken  string `json:"access_token"`
-		IDToken      string `json:"id_token"`
-	}{int(b.rules.accessTTL / time.Second), "Bearer", "api", t.refresh, t.access, t.id})
+		IDToken      string `json:"id_token,omitempty"`
+	}{int(t.lives / time.Second), "Bearer", "api", t.refresh, t.access, t.id})
 	a.header.Set("Cache-Control", "no-store")
 	return a
 }

@@ -18,11 +18,14 @@ import (
 	"net/http"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/brokerauth/brokerauth"
 )
@@ -232,9 +235,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			case s.again <- struct{}{}:
 			default:
 			}
-			page(w, http.StatusNotFound, "This address worked once",
-				"Go on in the page that it opened. If you have not opened it before, another user of this computer has: "+
-					"stop the login and start again.")
+			show(w, http.StatusNotFound, notice{mark: "wait", title: "This address worked once",
+				text: "Go on in the page that it opened.",
+				next: "If you have not opened it before, another user of this computer has: stop the login and start again."})
 		} else {
 			headers(w)
 			w.Header().Set("Location", s.login.URL)
@@ -248,9 +251,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		page(w, http.StatusBadRequest, "Not this way", "Only a browser that comes back from the broker is answered here.")
 
 	case s.login.State != "" && !proven:
-		page(w, http.StatusBadRequest, "Another login",
-			"This address does not belong to the login that waits. "+
-				"Close older tabs of the login page and log in with the newest address.")
+		show(w, http.StatusBadRequest, notice{mark: "bad", title: "This page is of another login",
+			text: "The login that waits on this computer is another one.",
+			next: "Close older tabs of the login page, and log in with the newest address that the program shows."})
 
 	default:
 		s.arrive(w, r, proven)
@@ -289,16 +292,46 @@ func (s *server) over() bool {
 	}
 }
 
+// outcome is the page of a login that has ended, or of an address that did not end it.
 func outcome(w http.ResponseWriter, err error) {
-	if err != nil {
-		page(w, http.StatusInternalServerError, "The login failed", err.Error())
+	if err == nil {
+		show(w, http.StatusOK, notice{mark: "good", title: "You are logged in", text: "The login is saved.", next: "You can close this page."})
 		return
 	}
-	page(w, http.StatusOK, "You are logged in", "The login is saved. You can close this page.")
+	n := notice{mark: "bad", title: "The login failed", text: sentence(strings.TrimPrefix(err.Error(), "flows: ")),
+		next: "When that is mended, log in again.", small: "The program that you log in to says the same."}
+	if e, ok := err.(*brokerauth.Error); ok && e.Hint != "" {
+		// What to do first, and what only helps whoever is asked for help last.
+		n.text, n.next = sentence(e.Hint), ""
+		said := []string{e.Provider}
+		if e.Status != 0 {
+			said = append(said, fmt.Sprintf("HTTP %d", e.Status))
+		}
+		said = slices.DeleteFunc(append(said, e.Code, e.Description), func(s string) bool { return s == "" })
+		n.small += " (" + strings.Join(said, ": ") + ")"
+	}
+	show(w, http.StatusInternalServerError, n)
 }
 
-const style = `:root{color-scheme:light dark}` +
-	`body{font:1.1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:15vh auto;padding:0 1.2rem;overflow-wrap:anywhere}`
+// sentence is a hint, which begins like the middle of one.
+func sentence(s string) string {
+	r, n := utf8.DecodeRuneInString(s)
+	return string(unicode.ToUpper(r)) + strings.TrimSuffix(s[n:], ".") + "."
+}
+
+// style is of one small page, which is all there is: no picture, font or script comes from anywhere.
+const style = `:root{color-scheme:light dark;--ground:#f2f4f7;--page:#fff;--text:#1c2430;--quiet:#5b6675;--good:#12805c;--bad:#b3261e;--wait:#9a6700}` +
+	`@media(prefers-color-scheme:dark){:root{--ground:#12161c;--page:#1c222b;--text:#e8ecf2;--quiet:#9aa6b5;--good:#4cc495;--bad:#ff8a80;--wait:#f0b429}}` +
+	`html{background:var(--ground)}` +
+	`body{font:1.0625rem/1.5 system-ui,sans-serif;color:var(--text);background:var(--page);max-width:30rem;margin:14vh auto;` +
+	`padding:2rem;border-radius:.75rem;box-shadow:0 1px 3px #0003;overflow-wrap:anywhere}` +
+	`h1{font-size:1.5rem;line-height:1.25;margin:0 0 1rem}p{margin:.75rem 0 0}` +
+	`.small{color:var(--quiet);font-size:.875rem;border-top:1px solid #8884;margin-top:1.5rem;padding-top:.75rem}` +
+	`.good,.bad,.wait{padding-left:2.5rem;position:relative}` +
+	`.good::before,.bad::before,.wait::before{content:"!";position:absolute;left:0;top:0;width:1.75rem;height:1.75rem;` +
+	`border-radius:50%;background:var(--bad);color:var(--page);font-size:1.1rem;line-height:1.75rem;text-align:center}` +
+	`.good::before{content:"\2713";background:var(--good)}.wait::before{content:"\2026";background:var(--wait)}` +
+	`@media(max-width:34rem){body{margin:1rem;padding:1.5rem}}`
 
 // headers keep the code in the page's own address from going elsewhere.
 func headers(w http.ResponseWriter) {
@@ -311,13 +344,36 @@ func headers(w http.ResponseWriter) {
 		"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 }
 
+// notice is what a page says: what happened and what to do next.
+type notice struct {
+	mark  string // before the title: good, bad or wait
+	title string
+	text  string
+	next  string
+	small string // for whoever is asked for help
+}
+
+// page tells of a request that is none of the login's, which goes on.
 func page(w http.ResponseWriter, status int, title, text string) {
+	show(w, status, notice{mark: "wait", title: title, text: text})
+}
+
+func show(w http.ResponseWriter, status int, n notice) {
 	headers(w)
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
 	fmt.Fprintf(w, `<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>%[1]s</title><style>%[3]s</style></head>
-<body><h1>%[1]s</h1><p>%[2]s</p></body></html>
-`, html.EscapeString(title), html.EscapeString(text), style)
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<title>%[2]s</title><style>%[1]s</style></head>
+<body><h1 class="%[3]s">%[2]s</h1>
+`, style, html.EscapeString(n.title), n.mark)
+	for _, text := range []string{n.text, n.next} {
+		if text != "" {
+			fmt.Fprintf(w, "<p>%s</p>\n", html.EscapeString(text))
+		}
+	}
+	if n.small != "" {
+		fmt.Fprintf(w, "<p class=\"small\">%s</p>\n", html.EscapeString(n.small))
+	}
+	fmt.Fprint(w, "</body></html>\n")
 }

@@ -218,7 +218,7 @@ func TestAnswerPages(t *testing.T) {
 
 	wrong := strings.Replace(p.callback(t, l), "state=", "state=x", 1)
 	chromium.Visit(t, tab, wrong)
-	chromium.Await(t, tab, "Another login")
+	chromium.Await(t, tab, "another login")
 	chromium.ShootAll(t, tab, "wrong-state")
 
 	chromium.Visit(t, tab, p.callback(t, l))
@@ -231,7 +231,7 @@ func TestAnswerPages(t *testing.T) {
 	l = p.begin(t, own)
 	chromium.Visit(t, tab, l.start)
 	chromium.Do(t, tab, deny)
-	chromium.Await(t, tab, "failed")
+	chromium.Await(t, tab, "allow access")
 	chromium.ShootAll(t, tab, "denied")
 	if err := l.err(t); err == nil {
 		t.Error("a denied login went well")
@@ -241,7 +241,7 @@ func TestAnswerPages(t *testing.T) {
 	late := p.callback(t, l)
 	p.broker.Advance(31 * time.Second)
 	chromium.Visit(t, tab, late)
-	chromium.Await(t, tab, "failed")
+	chromium.Await(t, tab, "log in again")
 	chromium.ShootAll(t, tab, "expired-code")
 	if err := l.err(t); err == nil {
 		t.Error("a login with an expired code went well")
@@ -250,7 +250,7 @@ func TestAnswerPages(t *testing.T) {
 	l = p.begin(t, own)
 	p.store.full.Store(true)
 	chromium.Visit(t, tab, p.callback(t, l))
-	chromium.Await(t, tab, "failed")
+	chromium.Await(t, tab, "could not be saved")
 	chromium.ShootAll(t, tab, "save-failed")
 	if err := l.err(t); err == nil {
 		t.Error("a login that cannot be saved went well")

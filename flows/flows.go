@@ -3,7 +3,8 @@
 // [Auto] is the flow for most programs. It listens at the app's redirect address on this computer and takes an address
 // that the person pastes, whichever comes first, so that it serves at a desk, over SSH and in a container alike.
 // [Browser] is the same with a browser opened everywhere, and an error where nothing can be listened on. [Paste] never
-// listens: it suits redirect addresses that are not on this computer.
+// listens: it suits redirect addresses that are not on this computer. [Web] is for web apps: a handler that logs in each
+// of the app's users.
 //
 //	err := session.Login(ctx, flows.Auto(nil))
 //

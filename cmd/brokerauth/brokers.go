@@ -18,7 +18,8 @@ type broker struct {
 	settings []setting
 	// open makes the provider of the settings' values, which get returns. Its error names all that is wrong with them.
 	open func(get func(name string) string) (brokerauth.Provider, error)
-	// kept makes the provider for a grant that is stored instead of set; nil: the broker has a login page.
+	// kept makes the provider for a grant that is stored instead of set; nil: the broker has a login page. One with grants
+	// has a login page where the settings have a callback URL.
 	kept func(get func(name string) string) (brokerauth.Provider, error)
 	// afterLogin is what a person should know after a login.
 	afterLogin string
@@ -108,7 +109,7 @@ func brokers() []broker {
 // tasty is tastytrade or its sandbox, whose settings have names of their own: neither knows the other's grants, and
 // both may be in use at once.
 func tasty(name, prefix string) broker {
-	secret, grant := prefix+"_CLIENT_SECRET", prefix+"_REFRESH_TOKEN"
+	secret, grant, callback := prefix+"_CLIENT_SECRET", prefix+"_REFRESH_TOKEN", prefix+"_CALLBACK_URL"
 	config := func(get func(string) string) tastytrade.Config {
 		return tastytrade.Config{ClientID: get(prefix + "_CLIENT_ID"), Sandbox: name != "tastytrade", BaseURL: get(prefix + baseURL)}
 	}
@@ -125,11 +126,18 @@ func tasty(name, prefix string) broker {
 		settings: []setting{
 			{name: secret, what: "the client secret of the OAuth application", secret: true, optional: true},
 			{name: grant, what: "the refresh token that Create Grant has shown", secret: true, optional: true, grant: true},
-			{name: prefix + "_CLIENT_ID", what: "the application's client id, which is not needed", optional: true},
+			{name: prefix + "_CLIENT_ID", what: "the application's client id, which only a partner's app needs", optional: true},
+			{name: callback, what: "a partner app's redirect URI to the letter; without it a personal grant is used", optional: true},
 		},
 		open: func(get func(string) string) (brokerauth.Provider, error) {
 			c := config(get)
-			c.ClientSecret, c.Grant = get(secret), get(grant)
+			c.ClientSecret, c.Grant, c.CallbackURL = get(secret), get(grant), get(callback)
+			if c.CallbackURL != "" {
+				if c.Grant != "" {
+					return nil, fmt.Errorf("%s is a partner app's, and %s a personal grant: leave one of them out", callback, grant)
+				}
+				return tastytrade.NewPartner(c)
+			}
 			stored, err := kept(get)
 			switch {
 			case err != nil || c.ClientSecret == "" && c.Grant == "":

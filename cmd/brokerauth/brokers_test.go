@@ -205,6 +205,26 @@ func TestGrantStored(t *testing.T) {
 	set.quiet()
 }
 
+// A partner's app logs in on tastytrade's page.
+func TestPartner(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{}).at("tastytrade", emulator.Config{}).with("TASTY_REFRESH_TOKEN", "", "TASTY_CLIENT_ID", testKey,
+		"TASTY_CALLBACK_URL", "http://"+freeAddress(t))
+	p.must(3, "token", "tastytrade")
+	r := p.must(0, "login", "tastytrade", "--timeout", "20s")
+	wantAll(t, r.out, "tastytrade: logged in", "log in again: never")
+	if n := p.calls("authorization_code"); n != 1 {
+		t.Errorf("the broker saw %d logins", n)
+	}
+	p.must(0, "token", "tastytrade")
+	wantAll(t, p.must(0, "status").out, "tastytrade: access: ")
+	r = p.must(0, "doctor", "tastytrade", "--online")
+	wantAll(t, r.out, "accounts 200, quotes 200")
+	wantAll(t, p.with("TASTY_REFRESH_TOKEN", testGrant).must(2, "token", "tastytrade").errors, "TASTY_CALLBACK_URL", "TASTY_REFRESH_TOKEN")
+	wantAll(t, p.with("TASTY_CLIENT_ID", "").must(2, "login", "tastytrade").errors, "client id")
+	p.quiet()
+}
+
 func TestSandbox(t *testing.T) {
 	t.Parallel()
 	live := newPlace(t, emulator.Config{}).at("tastytrade", emulator.Config{})

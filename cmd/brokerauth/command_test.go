@@ -595,7 +595,7 @@ func TestOtherIdentity(t *testing.T) {
 	dead, live := identity["dead"][:8], identity["live"][:8]
 
 	out := other.must(0, "status").out
-	wantAll(t, out, "schwab (another app or base URL, "+dead, "brokerauth logout schwab --identity "+dead)
+	wantAll(t, out, "schwab (another app, grant or base URL, "+dead, "brokerauth logout schwab --identity "+dead)
 	if strings.Count(out, "another app") != 1 || !strings.Contains(out, "schwab ("+live) {
 		t.Errorf("which of them is the settings' own does not show:\n%s", out)
 	}

@@ -66,6 +66,12 @@ func (d *doctor) checkBroker(ctx context.Context, b broker) {
 		return
 	}
 	d.checkLogin(ctx, b, d.a.session(p, d.store, d.a.profile))
+	for _, key := range d.keys {
+		if key.Provider == b.name && key.Profile == d.a.profile && key.Identity != p.Info().Identity {
+			d.note(b.name, "login", "another is stored, of an app, a grant or a base URL that the settings do not name ("+shortened(key)+"…)",
+				"if it is out of use, run: "+d.a.deletion(key))
+		}
+	}
 	if d.online {
 		d.checkProducts(ctx, b, d.a.session(p, d.store, d.a.profile))
 	}
@@ -81,7 +87,11 @@ func (d *doctor) checkValues(b broker) {
 			continue // whoever opens the broker says so
 		}
 		set = append(set, fmt.Sprintf("%s from %s, %d characters", s.name, from, len(value)))
-		if odd := oddity(value); odd != "" {
+		odd := oddity(value)
+		if b.name != "tdameritrade" && strings.HasSuffix(strings.ToUpper(value), "@AMER.OAUTHAP") {
+			odd = "is TD Ameritrade's, whose keys work nowhere else"
+		}
+		if odd != "" {
 			d.wrong(2, b.name, "settings", s.name+" "+odd, "copy it again from the broker's website, and nothing else with it", b.guide)
 			continue
 		}
@@ -170,7 +180,7 @@ func (d *doctor) checkCallback(b broker) {
 	}
 	callback, err := d.found.get(b.settings[i].name)
 	u, parseErr := url.Parse(callback)
-	if err != nil || parseErr != nil {
+	if err != nil || parseErr != nil || callback == "" {
 		return
 	}
 	shown := (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
@@ -243,6 +253,9 @@ func (d *doctor) checkLogin(ctx context.Context, b broker, s *brokerauth.Session
 			return
 		case errors.Is(e, brokerauth.ErrRejected):
 			d.wrong(2, b.name, "last error", "the broker refuses the app, the grant or the settings, and is asked again when they change ("+said+")", e.Hint, whatBrokersSay)
+			if mints(s.Provider) {
+				return
+			}
 		default:
 			d.note(b.name, "last error", "it passes, and the broker is asked again by itself ("+said+")", e.Hint)
 		}

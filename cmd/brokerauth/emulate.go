@@ -144,7 +144,7 @@ func (a *app) emulateCommand() *cobra.Command {
 				"SCHWAB_APP_KEY":      cmp.Or(config.ClientID, "emulated-app-key"),
 				"SCHWAB_APP_SECRET":   cmp.Or(config.ClientSecret, "emulated-app-secret"),
 				"SCHWAB_CALLBACK_URL": "https://127.0.0.1:" + free[0],
-				"TD_CLIENT_ID":        cmp.Or(config.ClientID, "emulated-app-key"),
+				"TD_CLIENT_ID":        cmp.Or(config.ClientID, "emulated-consumer-key"),
 				"TD_CALLBACK_URL":     "http://localhost:" + free[1],
 				"TASTY_CLIENT_SECRET": cmp.Or(config.ClientSecret, "emulated-app-secret"),
 				"TASTY_REFRESH_TOKEN": own.Grant,

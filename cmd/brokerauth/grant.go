@@ -93,6 +93,15 @@ func lacksGrant(ctx context.Context, s *brokerauth.Session) error {
 	return nil // whatever is wrong, asking for the token tells
 }
 
+// grants reports whether logins at b are grants here, and not made on a login page.
+func (s *settings) grants(b broker) (bool, error) {
+	callback, err := s.get(b.prefix + "_CALLBACK_URL")
+	if err != nil {
+		return false, usageError{err}
+	}
+	return b.kept != nil && callback == "", nil
+}
+
 // keptProvider makes b's provider for a grant that is stored, and returns the settings that b has, by name.
 func (s *settings) keptProvider(b broker) (brokerauth.Provider, map[string]string, error) {
 	values := make(map[string]string)

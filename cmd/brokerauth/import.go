@@ -190,8 +190,12 @@ func (a *app) importer(ctx context.Context, s *settings, b broker) (*brokerauth.
 	if err != nil {
 		return nil, store, err
 	}
+	grants, err := s.grants(b)
+	if err != nil {
+		return nil, store, err
+	}
 	var p brokerauth.Provider
-	if b.kept != nil {
+	if grants {
 		p, _, err = s.keptProvider(b) // a grant is imported to be stored, whatever is set
 	} else {
 		p, _, err = s.provider(ctx, b, nil)
@@ -217,6 +221,10 @@ func (a *app) take(ctx context.Context, s *brokerauth.Session, found *porting.Fo
 		return usageError{fmt.Errorf("%s: this file has no client secret, without which its grant is of no use: run: brokerauth login %[1]s", info.Name)}
 	}
 	st, err := s.Status(ctx)
+	if ahead := st.LoggedInAt.Sub(t.LoggedInAt); err == nil && st.LoggedIn && ahead > 0 && ahead < time.Second {
+		t = t.Clone() // the same login: schwab-py counts whole seconds
+		t.LoggedInAt = st.LoggedInAt
+	}
 	if err == nil && st.LoggedIn && !t.LoggedInAt.IsZero() && st.LoggedInAt.Equal(t.LoggedInAt) && st.AccessExpiresAt.After(t.Expiry) {
 		return fmt.Errorf("%s: this login is stored already, with newer tokens than these: %w", info.Name, fs.ErrExist)
 	}
@@ -230,14 +238,16 @@ func (a *app) take(ctx context.Context, s *brokerauth.Session, found *porting.Fo
 	if err := s.Save(ctx, t); err != nil {
 		return err
 	}
-	if st, err = s.Status(ctx); err != nil {
-		return err
-	}
 	raw, err := s.Store.Load(ctx, st.Key)
+	if err == nil {
+		st, err = s.Status(ctx)
+	}
 	if err != nil {
 		return fmt.Errorf("%s: the login was stored, but cannot be read back: %w", info.Name, err)
 	}
-	if want, _ := json.Marshal(t.RefreshToken); !bytes.Contains(raw, want) {
+	// A sibling may have renewed it already.
+	renewed := st.LoggedIn && st.LoggedInAt.Equal(t.LoggedInAt) && st.AccessExpiresAt.After(t.Expiry)
+	if want, _ := json.Marshal(t.RefreshToken); !bytes.Contains(raw, want) && !renewed {
 		return fmt.Errorf("%s: the login was stored, but another is read back: log in again", info.Name)
 	}
 	return nil

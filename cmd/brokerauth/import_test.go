@@ -25,7 +25,10 @@ import (
 
 	"github.com/ncruces/go-sqlite3"
 
+	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/conformance/emulator"
+	"github.com/brokerauth/brokerauth/porting"
+	"github.com/brokerauth/brokerauth/storage/memory"
 )
 
 const testFernet = "ZW11bGF0ZWQua2V5LmVtdWxhdGVkLmtleS5lbXVsYXQ=" // as the samples' Schwabdev was given
@@ -571,5 +574,71 @@ func TestReadDatabaseDamaged(t *testing.T) {
 	}
 	if failed == 0 {
 		t.Error("no damage was seen")
+	}
+}
+
+// schwab-py may have a login for a while and give it back, although its file counts whole seconds.
+func TestImportBack(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	p.login()
+	text := p.must(0, "export", "schwab", "--copy", "--format", "schwab-py").out
+	p.write("token.json", text, 0o600)
+	wantAll(t, p.must(1, "import", "token.json").errors, "is stored already, with newer tokens")
+
+	var file struct {
+		Created int64          `json:"creation_timestamp"`
+		Token   map[string]any `json:"token"`
+	}
+	if err := json.Unmarshal([]byte(text), &file); err != nil {
+		t.Fatal(err)
+	}
+	file.Token["expires_at"] = time.Now().Add(31 * time.Minute).Unix() // as after a refresh over there
+	raw, _ := json.Marshal(file)
+	p.write("token.json", string(raw), 0o600)
+	wantAll(t, p.must(0, "import", "token.json", "--move").out, "imported", "Removed token.json")
+	p.must(0, "refresh", "schwab")
+}
+
+// sibling is a store in which another process renews a login as soon as it is saved.
+type sibling struct {
+	memory.Store
+	renew func()
+}
+
+func (s *sibling) CompareAndSwap(ctx context.Context, key brokerauth.Key, old, new []byte) (bool, error) {
+	swapped, err := s.Store.CompareAndSwap(ctx, key, old, new)
+	if renew := s.renew; renew != nil && swapped {
+		s.renew = nil
+		renew()
+	}
+	return swapped, err
+}
+
+func TestImportRenewedMeanwhile(t *testing.T) {
+	t.Parallel()
+	broker := emulator.Schwab(t, emulator.Config{Rotate: true})
+	ctx := t.Context()
+	first := &brokerauth.Session{Provider: broker.Provider(), Store: new(memory.Store)}
+	if err := first.Login(ctx, broker.Approve); err != nil {
+		t.Fatal(err)
+	}
+	token, err := first.Token(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token = token.Clone()
+	token.Expiry = token.Expiry.Add(-time.Minute) // it is a while ago
+
+	store := new(sibling)
+	store.renew = func() {
+		s := &brokerauth.Session{Provider: broker.Provider(), Store: &store.Store}
+		if _, err := s.Refresh(ctx, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	s := &brokerauth.Session{Provider: broker.Provider(), Store: store}
+	if err := new(app).take(ctx, s, &porting.Found{Provider: "schwab", Token: token}); err != nil {
+		t.Errorf("a login that a sibling renewed at once: %v", err)
 	}
 }

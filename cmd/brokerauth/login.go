@@ -31,7 +31,8 @@ func (a *app) loginCommand() *cobra.Command {
 		Short: "Log in by a browser",
 		Long: "Log in by a browser, and keep the login.\n\n" +
 			"The flow auto suits the place: it listens for the browser's answer where it can, and takes a pasted address.\n\n" +
-			"tastytrade has no such login: this asks for the client secret and the grant instead, tries them, and keeps them.",
+			"tastytrade has such a login for partners' apps only, which have a callback URL. Else this asks for the client secret and " +
+			"the grant, tries them, and keeps them.",
 		Args:      oneBroker,
 		ValidArgs: brokerNames(),
 	}
@@ -56,15 +57,19 @@ func (a *app) loginCommand() *cobra.Command {
 		if err := a.ended(ctx, b); err != nil {
 			return err
 		}
-		if b.kept != nil {
+		found, err := a.settings()
+		if err != nil {
+			return err
+		}
+		grants, err := found.grants(b)
+		if err != nil {
+			return err
+		}
+		if grants {
 			if cmd.Flags().Changed("flow") || cmd.Flags().Changed("browser") {
 				return usageError{fmt.Errorf("%s has no login page: leave --flow and --browser out", b.name)}
 			}
 			return a.loginGrant(ctx, b, cmd.Flags().Changed("within"))
-		}
-		found, err := a.settings()
-		if err != nil {
-			return err
 		}
 		if browser == "" {
 			if browser, err = found.get("BROWSER"); err != nil {

@@ -19,6 +19,7 @@
 //	TD_CLIENT_ID, TD_CALLBACK_URL                            the same, as it was registered at TD Ameritrade
 //	TASTY_CLIENT_SECRET, TASTY_REFRESH_TOKEN                 a personal grant at tastytrade, unless login has stored it
 //	TASTY_SANDBOX_CLIENT_SECRET, TASTY_SANDBOX_REFRESH_TOKEN one in tastytrade's sandbox
+//	TASTY_CLIENT_ID, TASTY_CALLBACK_URL                      of a partner's app, in the place of a grant
 //	SCHWAB_BASE_URL, TD_BASE_URL, TASTY_BASE_URL, TASTY_SANDBOX_BASE_URL
 //	                       an emulated broker, or a proxy; never taken from .env
 //	BROKERAUTH_STORE       like --store; never taken from .env
@@ -115,7 +116,8 @@ func (a *app) run(ctx context.Context, args []string) error {
 		Short: "Log in to brokerages and keep the login alive",
 		Long: "Log in to brokerages and keep the login alive.\n\n" +
 			"Brokers: " + strings.Join(brokerNames(), ", ") + ". Try it without an account: brokerauth demo\n\n" +
-			settingsHelp() + "\n" + exitCodes,
+			settingsHelp() + "\n" + exitCodes + "\n\nGuides: " + strings.TrimSuffix(strings.Replace(docs, "/blob/", "/tree/", 1), "/") +
+			"\nIf something does not work: brokerauth doctor",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Version:       version(),

@@ -25,7 +25,7 @@ func (a *app) statusCommand() *cobra.Command {
 		Long: "Tell how long the access token and the login last, of one broker or of all stored logins. " +
 			"It asks no broker and changes nothing.\n\n" +
 			"It exits with 3 if a person must log in, and for several logins with the highest code of any. A login of another " +
-			"app or base URL than the settings name does not count.",
+			"app, grant or base URL than the settings name does not count.",
 		Args:      cobra.MaximumNArgs(1),
 		ValidArgs: brokerNames(),
 	}
@@ -66,7 +66,7 @@ func (a *app) statusCommand() *cobra.Command {
 			stored, isStored := s.Provider.(onlyStored)
 			name := a.who(st.Key)
 			if stored.other {
-				name += " (another app or base URL, " + shortened(st.Key) + "…)"
+				name += " (another app, grant or base URL, " + shortened(st.Key) + "…)"
 			} else if alike[brokerauth.Key{Provider: st.Key.Provider, Profile: st.Key.Profile}] > 1 {
 				name += " (" + shortened(st.Key) + "…)"
 			}
@@ -176,15 +176,7 @@ func (a *app) identified(ctx context.Context, broker, prefix string) ([]*brokera
 	if prefix == "" {
 		return nil, keptStore{}, usageError{errors.New("--identity is empty: give it what status shows")} // a script's unset variable
 	}
-	found, err := a.settings()
-	if err != nil {
-		return nil, keptStore{}, err
-	}
-	store, err := a.openStore(found)
-	if err != nil {
-		return nil, keptStore{}, err
-	}
-	keys, err := store.keys(ctx)
+	_, store, keys, err := a.openKeys(ctx)
 	if err != nil {
 		return nil, keptStore{}, err
 	}
@@ -196,6 +188,20 @@ func (a *app) identified(ctx context.Context, broker, prefix string) ([]*brokera
 			"not one: see: brokerauth status", broker, len(keys), a.profile, prefix)}
 	}
 	return []*brokerauth.Session{a.session(onlyStored{key: keys[0]}, store, a.profile)}, store, nil
+}
+
+// openKeys opens the settings and the store, and lists what is in it.
+func (a *app) openKeys(ctx context.Context) (*settings, keptStore, []brokerauth.Key, error) {
+	found, err := a.settings()
+	if err != nil {
+		return nil, keptStore{}, nil, err
+	}
+	store, err := a.openStore(found)
+	if err != nil {
+		return nil, keptStore{}, nil, err
+	}
+	keys, err := store.keys(ctx)
+	return found, store, keys, err
 }
 
 // identity is a login's as its key spells it: plain characters, and "=" for the one that is empty.
@@ -214,15 +220,7 @@ func (a *app) deletion(key brokerauth.Key) string {
 
 // allStored returns the Sessions of all stored logins: of all profiles unless one was named.
 func (a *app) allStored(ctx context.Context) ([]*brokerauth.Session, keptStore, error) {
-	found, err := a.settings()
-	if err != nil {
-		return nil, keptStore{}, err
-	}
-	store, err := a.openStore(found)
-	if err != nil {
-		return nil, keptStore{}, err
-	}
-	keys, err := store.keys(ctx)
+	found, store, keys, err := a.openKeys(ctx)
 	if err != nil {
 		return nil, keptStore{}, err
 	}
@@ -287,7 +285,7 @@ func (store keptStore) keys(ctx context.Context) ([]brokerauth.Key, error) {
 // onlyStored is a Provider that knows no more of a login than its key.
 type onlyStored struct {
 	key   brokerauth.Key
-	other bool // the settings name another app or base URL of that broker
+	other bool // the settings name another app, grant or base URL of that broker
 }
 
 func (o onlyStored) Info() brokerauth.Info {

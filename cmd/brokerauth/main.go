@@ -106,8 +106,9 @@ type app struct {
 	broker         string // what the run is about, for errors; empty: none, or several
 	running        bool   // the command line was understood
 
-	found *settings // of the profile; nil: nobody has looked for them
-	debug bool      // the settings ask for all that happens
+	found  *settings  // of the profile; nil: nobody has looked for them
+	opened *keptStore // the store, where it is opened once; nil: it is not
+	debug  bool       // the settings ask for all that happens
 }
 
 func (a *app) run(ctx context.Context, args []string) error {
@@ -128,7 +129,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.profile, "profile", "default", "whose login, or what for")
 	flags.StringVar(&a.store, "store", "", `where logins are kept: disk, disk:DIR or memory (default disk)`)
-	root.AddCommand(a.loginCommand(), a.statusCommand(), a.tokenCommand(), a.refreshCommand(), a.logoutCommand(),
+	root.AddCommand(a.loginCommand(), a.statusCommand(), a.tokenCommand(), a.refreshCommand(), a.logoutCommand(), a.keepCommand(),
 		a.importCommand(), a.exportCommand(), a.migrateCommand(), a.doctorCommand(), a.emulateCommand(), a.demoCommand())
 	err := root.ExecuteContext(ctx)
 	if err != nil && !a.running {

@@ -53,6 +53,9 @@ func (store keptStore) where(s *brokerauth.Session) string {
 
 // openStore opens the store that a flag, or else the setting BROKERAUTH_STORE, names.
 func (a *app) openStore(s *settings) (keptStore, error) {
+	if a.opened != nil {
+		return *a.opened, nil
+	}
 	name := a.store
 	if name == "" {
 		var err error

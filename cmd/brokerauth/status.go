@@ -325,6 +325,11 @@ func (a *app) describe(name string, st brokerauth.Status) {
 		return
 	}
 	a.say("%s: %s", name, clocks(st))
+	if !errors.Is(st.LastError, brokerauth.ErrLoginRequired) {
+		if warning := inTradingWeek(st.LoginBy, time.Now()); warning != "" {
+			a.say("  %s", warning)
+		}
+	}
 	if !st.LoggedInAt.IsZero() {
 		a.say("  logged in %s", moment(st.LoggedInAt))
 	}

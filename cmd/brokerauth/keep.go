@@ -1,0 +1,290 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brokerauth/brokerauth"
+)
+
+func (a *app) keepCommand() *cobra.Command {
+	var onDeadline string
+	cmd := &cobra.Command{
+		Use:   "keep",
+		Short: "Keep all stored logins fresh until interrupted",
+		Long: "Renew every stored login ahead of time, of all profiles unless one is named, until interrupted; and tell 48, 24, 6 and 1 " +
+			"hours ahead that a person must log in. Logins that are stored or deleted meanwhile, and settings that change, are noticed " +
+			"within a minute.\n\n" +
+			"--on-deadline runs a command of the shell's at each of those hours, once for a login however many programs keep it, and once " +
+			"when the login has ended or the broker refuses the settings. It gets no secret: the settings are taken out of its environment, " +
+			"and it finds there\n\n" +
+			"    BROKERAUTH_EVENT      deadline, ended or rejected\n" +
+			"    BROKERAUTH_BROKER     schwab, say\n" +
+			"    BROKERAUTH_PROFILE    default, say\n" +
+			"    BROKERAUTH_LOGIN_BY   when the login ends, as 2006-01-02T15:04:05Z; empty: unknown\n" +
+			"    BROKERAUTH_WITHIN     of a deadline: 48h, 24h, 6h or 1h\n" +
+			"    BROKERAUTH_MESSAGE    all of it in a sentence for people\n\n" +
+			"It may take a minute, its output goes to standard error, and its failure is told there and not repeated.",
+		Args: cobra.NoArgs,
+	}
+	cmd.Flags().StringVar(&onDeadline, "on-deadline", "", "the command to run when a person must log in")
+	cmd.RunE = a.action(func(ctx context.Context, _ []string) error {
+		k := &keeping{app: a, onDeadline: onDeadline, kept: make(map[brokerauth.Key]*brokerauth.Session), ends: make(map[brokerauth.Key]time.Time),
+			over: make(map[brokerauth.Key]bool), skipped: make(map[brokerauth.Key]bool)}
+		return k.run(ctx)
+	})
+	return cmd
+}
+
+const (
+	keepScan = time.Minute     // how often keep looks for logins that are new or gone
+	keepWait = 2 * time.Second // and for the first one
+)
+
+// keeping is one run of keep.
+type keeping struct {
+	*app
+	onDeadline string
+	keeper     brokerauth.Keeper
+	kept       map[brokerauth.Key]*brokerauth.Session
+
+	commands sync.WaitGroup
+	oneByOne sync.Mutex // one command at a time
+
+	mu      sync.Mutex
+	ends    map[brokerauth.Key]time.Time // the LoginBy that was told
+	over    map[brokerauth.Key]bool      // that was told, too
+	skipped map[brokerauth.Key]bool      // and why it is not kept
+}
+
+func (k *keeping) run(ctx context.Context) error {
+	if err := k.scan(ctx, k.err); err != nil {
+		return err
+	}
+	if len(k.kept) == 0 {
+		fmt.Fprintln(k.err, "brokerauth: there is no login to keep yet: run: brokerauth login BROKER")
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		k.keeper.Run(ctx)
+	}()
+	trouble := ""
+	for ctx.Err() == nil {
+		wait := keepScan
+		if len(k.kept) == 0 {
+			wait = keepWait
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+			k.found = nil // so that settings are read anew
+			err := k.scan(ctx, io.Discard)
+			if err != nil && ctx.Err() == nil && err.Error() != trouble {
+				fmt.Fprintf(k.err, "brokerauth: looking for logins: %v\n", err)
+			}
+			trouble = ""
+			if err != nil {
+				trouble = err.Error()
+			}
+		}
+	}
+	<-done
+	var err error
+	for _, s := range k.kept {
+		err = errors.Join(err, s.Close())
+	}
+	k.commands.Wait()
+	return err // that it was interrupted is how it ends
+}
+
+// announce prints a line of the answer.
+func (k *keeping) announce(format string, args ...any) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.say(format, args...)
+}
+
+// scan keeps what is stored and can be renewed, and nothing else. What the settings say is told on told.
+func (k *keeping) scan(ctx context.Context, told io.Writer) error {
+	quiet := *k.app
+	quiet.err = told
+	sessions, store, err := quiet.allStored(ctx)
+	k.found, k.debug = quiet.found, quiet.debug
+	if err != nil {
+		return err
+	}
+	k.opened = &store
+	stored := make(map[brokerauth.Key]bool)
+	for _, s := range sessions {
+		info := s.Provider.Info()
+		key := brokerauth.Key{Provider: info.Name, Identity: info.Identity, Profile: s.Profile}
+		if o, ok := s.Provider.(onlyStored); ok {
+			k.skip(key, o)
+			continue
+		}
+		stored[key] = true
+		old := k.kept[key]
+		if old != nil && old.Provider.Info().Settings == info.Settings {
+			continue
+		}
+		if old != nil {
+			k.leave(key, old)
+		}
+		s.Observe = k.observer(s)
+		k.kept[key] = s
+		k.tellEnd(ctx, s)
+		k.keeper.Add(s)
+	}
+	for key, s := range k.kept {
+		if !stored[key] {
+			k.leave(key, s)
+			k.announce("%s: logged out, or its settings are gone: no longer kept", k.who(key))
+		}
+	}
+	return nil
+}
+
+// skip tells once why a login is not kept.
+func (k *keeping) skip(key brokerauth.Key, o onlyStored) {
+	k.mu.Lock()
+	known := k.skipped[key]
+	k.skipped[key] = true
+	k.mu.Unlock()
+	switch {
+	case known:
+	case o.other:
+		fmt.Fprintf(k.err, "brokerauth: %s (%s…): not kept, because the settings name another app or base URL\n", k.who(key), shortened(key))
+	default:
+		fmt.Fprintf(k.err, "brokerauth: %s: not kept, because its app's settings are not here\n", k.who(key))
+	}
+}
+
+// leave ends s, whose token is saved by then or cannot be.
+func (k *keeping) leave(key brokerauth.Key, s *brokerauth.Session) {
+	k.keeper.Remove(s)
+	if err := s.Close(); err != nil {
+		fmt.Fprintf(k.err, "brokerauth: %v\n", err)
+	}
+	delete(k.kept, key)
+}
+
+// tellEnd tells when somebody must log in, if that is news.
+func (k *keeping) tellEnd(ctx context.Context, s *brokerauth.Session) {
+	st, err := s.Status(ctx)
+	if err != nil || !st.LoggedIn && !mints(s.Provider) {
+		return // the Keeper tells
+	}
+	b, _ := findBroker(st.Key.Provider)
+	k.mu.Lock()
+	last, known := k.ends[st.Key]
+	k.ends[st.Key] = st.LoginBy
+	k.mu.Unlock()
+	switch {
+	case known && last.Equal(st.LoginBy):
+	case b.endless:
+		k.announce("%s: kept; log in again: never", k.who(st.Key))
+	case st.LoginBy.IsZero():
+		k.announce("%s: kept; the login has no end that is known", k.who(st.Key))
+	case time.Until(st.LoginBy) > 0:
+		k.announce("%s: kept; log in again by %s, in %s", k.who(st.Key), moment(st.LoginBy), inWords(time.Until(st.LoginBy)))
+		if warning := inTradingWeek(st.LoginBy, time.Now()); warning != "" {
+			k.announce("  %s", warning)
+		}
+	default:
+		k.announce("%s: kept; logging in again was due %s", k.who(st.Key), moment(st.LoginBy))
+	}
+}
+
+// observer tells a person what they must know and do.
+func (k *keeping) observer(s *brokerauth.Session) func(brokerauth.Event) {
+	next := k.app.observer()
+	return func(e brokerauth.Event) {
+		next(e)
+		name, login := k.who(e.Key), k.line("login", e.Key.Provider, e.Key.Profile)
+		switch e.Kind {
+		case "refreshed", "adopted":
+			k.mu.Lock()
+			delete(k.over, e.Key)
+			k.mu.Unlock()
+			k.tellEnd(context.Background(), s)
+		case "deadline":
+			k.alarm(e, "deadline", fmt.Sprintf("%s: log in again by %s, in %s: run: %s", name, moment(e.LoginBy), inWords(time.Until(e.LoginBy)), login))
+		case "failed", "unsaved":
+			k.mu.Lock()
+			first := !k.over[e.Key]
+			k.over[e.Key] = k.over[e.Key] || final(e.Err)
+			e.LoginBy = k.ends[e.Key]
+			k.mu.Unlock()
+			switch {
+			case !final(e.Err):
+				fmt.Fprintf(k.err, "brokerauth: %v\n", e.Err)
+			case !first:
+			case errors.Is(e.Err, brokerauth.ErrLoginRequired):
+				k.alarm(e, "ended", fmt.Sprintf("%s: the login has ended: run: %s", name, login))
+			default:
+				k.alarm(e, "rejected", fmt.Sprintf("%s: %v", name, e.Err))
+			}
+		}
+	}
+}
+
+// final reports whether err needs a person.
+func final(err error) bool {
+	return errors.Is(err, brokerauth.ErrLoginRequired) || errors.Is(err, brokerauth.ErrRejected)
+}
+
+// alarm tells a person that something is to be done, and runs the command for it.
+func (k *keeping) alarm(e brokerauth.Event, kind, message string) {
+	k.announce("%s", printableText(message))
+	if k.onDeadline == "" {
+		return
+	}
+	env := []string{"BROKERAUTH_EVENT=" + kind, "BROKERAUTH_BROKER=" + e.Key.Provider, "BROKERAUTH_PROFILE=" + e.Key.Profile,
+		"BROKERAUTH_LOGIN_BY=", "BROKERAUTH_WITHIN=", "BROKERAUTH_MESSAGE=" + strings.ReplaceAll(printableText(message), "\n", "; ")}
+	if !e.LoginBy.IsZero() {
+		env[3] += e.LoginBy.UTC().Format(time.RFC3339)
+	}
+	if e.Within > 0 {
+		env[4] += fmt.Sprintf("%dh", e.Within/time.Hour)
+	}
+	k.commands.Go(func() {
+		k.oneByOne.Lock()
+		defer k.oneByOne.Unlock()
+		// An interrupt does not cut it short: it is told once.
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		shell := []string{"sh", "-c"}
+		if runtime.GOOS == "windows" {
+			shell = []string{cmp.Or(os.Getenv("ComSpec"), "cmd"), "/c"}
+		}
+		cmd := exec.CommandContext(ctx, shell[0], shell[1], k.onDeadline)
+		cmd.Env = append(withoutSettings(os.Environ()), env...)
+		cmd.Stdout, cmd.Stderr, cmd.WaitDelay = k.err, k.err, time.Second
+		if err := cmd.Run(); err != nil {
+			fmt.Fprintf(k.err, "brokerauth: --on-deadline: %v\n", cmp.Or(ctx.Err(), err))
+		}
+	})
+}
+
+// withoutSettings is an environment without this program's settings, of which some are secrets.
+func withoutSettings(env []string) []string {
+	var kept []string
+	for _, pair := range env {
+		if name, _, _ := strings.Cut(pair, "="); name == "BROWSER" || !isSetting(strings.ToUpper(name)) {
+			kept = append(kept, pair)
+		}
+	}
+	return kept
+}

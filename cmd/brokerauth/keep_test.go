@@ -1,0 +1,168 @@
+//go:build unix
+
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/brokerauth/brokerauth/conformance/emulator"
+)
+
+// edit changes the token in the only stored login.
+func (p *place) edit(change func(token map[string]any)) {
+	p.t.Helper()
+	text, err := os.ReadFile(p.record())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var record map[string]any
+	if err := json.Unmarshal(text, &record); err != nil {
+		p.t.Fatal(err)
+	}
+	change(record["token"].(map[string]any))
+	if text, err = json.Marshal(record); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.WriteFile(p.record(), text, 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// keep starts the command, which the returned function ends.
+func (p *place) keep(args ...string) (out, errs *buffer, stop func()) {
+	p.t.Helper()
+	out, errs = &buffer{}, &buffer{}
+	cmd := p.command(append([]string{"keep"}, args...)...)
+	cmd.Stdout, cmd.Stderr = out, errs
+	if err := cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	return out, errs, func() {
+		p.t.Helper()
+		cmd.Process.Signal(syscall.SIGTERM)
+		if code := exitOf(cmd.Wait()); code != 0 {
+			p.t.Errorf("keep: exit code %d\n%s%s", code, out, errs)
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.all.WriteString(out.String() + errs.String())
+	}
+}
+
+func TestKeep(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{AccessTTL: 5 * time.Second})
+	ran := filepath.Join(p.dir, "ran")
+	// The command gets no secret, and every one of the variables.
+	flag := "--on-deadline=env >>'" + ran + "'; echo ===== >>'" + ran + "'; echo noise"
+	runs := func() []string {
+		text, _ := os.ReadFile(ran)
+		all := strings.Split(string(text), "=====\n")
+		return all[:len(all)-1]
+	}
+
+	out, errs, stop := p.keep(flag)
+	until(t, "it waits for a login", func() bool { return strings.Contains(errs.String(), "no login to keep yet") })
+	p.login()
+	until(t, "it keeps the login", func() bool { return strings.Contains(out.String(), "schwab: kept; log in again by") })
+	until(t, "it renews it twice", func() bool { return p.calls("refresh_token") >= 2 })
+	stop()
+	if len(runs()) > 0 {
+		t.Errorf("a login of a week was announced: %s", runs())
+	}
+
+	end := time.Now().Add(time.Hour + 3*time.Second).UTC().Truncate(time.Second)
+	p.edit(func(token map[string]any) {
+		token["login_by"], token["logged_in_at"] = end, end.Add(-7*24*time.Hour)
+	})
+	out, errs, stop = p.keep(flag)
+	until(t, "six hours, which are over, and one hour are announced", func() bool { return len(runs()) == 2 })
+	second, _, stopSecond := p.keep(flag)
+	until(t, "another starts", func() bool { return strings.Contains(second.String(), "kept") })
+	for i, within := range []string{"6h", "1h"} {
+		wantAll(t, runs()[i], "BROKERAUTH_EVENT=deadline\n", "BROKERAUTH_BROKER=schwab\n", "BROKERAUTH_PROFILE=default\n",
+			"BROKERAUTH_LOGIN_BY="+end.Format(time.RFC3339)+"\n", "BROKERAUTH_WITHIN="+within+"\n", "BROKERAUTH_MESSAGE=schwab: log in again by", "HOME=")
+	}
+	n := p.calls("refresh_token")
+	until(t, "they renew it", func() bool { return p.calls("refresh_token") >= n+2 })
+	if got := len(runs()); got != 2 {
+		t.Errorf("%d runs of the command, want 2: %s", got, runs())
+	}
+	stopSecond()
+	p.broker.RevokeLogins()
+	until(t, "the login's end is told", func() bool { return len(runs()) == 3 })
+	wantAll(t, runs()[2], "BROKERAUTH_EVENT=ended\n", "BROKERAUTH_WITHIN=\n", "run: brokerauth login schwab")
+	wantAll(t, out.String(), "schwab: the login has ended: run: brokerauth login schwab")
+	wantAll(t, errs.String(), "noise")
+	stop()
+
+	said := p.all.String() + strings.Join(runs(), "")
+	for _, secret := range append(p.broker.Secrets(), testSecret, testKey) {
+		if strings.Contains(said, secret) {
+			t.Errorf("a secret was told: %.12s…", secret)
+		}
+	}
+	p.must(2, "keep", "--store", "memory")
+	p.must(2, "keep", "schwab")
+}
+
+// What is stored without its app's settings is named, and left alone.
+func TestKeepWithoutSettings(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{AccessTTL: 2 * time.Second})
+	p.login()
+	_, errs, stop := p.with("SCHWAB_APP_KEY", "").keep()
+	until(t, "it names the login", func() bool {
+		return strings.Contains(errs.String(), "not kept, because its app's settings are not here")
+	})
+	stop()
+	_, errs, stop = p.with("SCHWAB_APP_KEY", "another-app").keep()
+	until(t, "it names the login", func() bool { return strings.Contains(errs.String(), "not kept, because the settings name another app") })
+	stop()
+	if n := p.calls("refresh_token"); n > 0 {
+		t.Errorf("%d refreshes of a login that is not kept", n)
+	}
+}
+
+func TestTradingWeek(t *testing.T) {
+	zone, err := time.LoadLocation("America/New_York")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(s string) time.Time {
+		t.Helper()
+		m, err := time.ParseInLocation("2006-01-02 15:04", s, zone)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m.UTC()
+	}
+	// 2026-11-26 is a Thursday.
+	for _, test := range []struct{ loginBy, now, want string }{
+		{"2026-12-03 09:40", "2026-11-26 09:41", "Thu 09:40 ET is in the middle of a trading week: log in on Sunday"},
+		{"2026-12-03 09:40", "2026-11-29 12:00", "Thu 09:40 ET is in the middle of a trading week: log in before Monday 09:30 ET"},
+		{"2026-12-03 09:40", "2026-12-01 12:00", "Thu 09:40 ET is in the middle of a trading week: log in before then, after the exchanges close"},
+		{"2026-12-03 03:00", "2026-11-26 03:01", "Thu 03:00 ET is in the middle of a trading week: log in on Sunday"},
+		{"2026-11-30 09:30", "2026-11-23 09:31", "Mon 09:30 ET is in the middle of a trading week: log in on Sunday"},
+		{"2026-12-04 16:00", "2026-11-27 16:01", "Fri 16:00 ET is in the middle of a trading week: log in on Sunday"},
+		{"2026-11-30 09:29", "2026-11-23 09:31", ""},                                                                  // before Monday's open
+		{"2026-12-04 16:01", "2026-11-27 16:01", ""},                                                                  // after Friday's close
+		{"2026-12-06 18:00", "2026-11-29 18:00", ""},                                                                  // a Sunday's login
+		{"2026-12-03 09:40", "2026-12-03 09:41", ""},                                                                  // it is over
+		{"2027-02-24 09:40", "2026-11-26 09:41", ""},                                                                  // months away
+		{"2026-03-11 09:40", "2026-03-04 09:40", "Wed 09:40 ET is in the middle of a trading week: log in on Sunday"}, // over a change of clocks
+	} {
+		if got := inTradingWeek(at(test.loginBy), at(test.now)); got != test.want {
+			t.Errorf("until %s, at %s: %q, want %q", test.loginBy, test.now, got, test.want)
+		}
+	}
+	if got := inTradingWeek(time.Time{}, at("2026-11-26 09:41")); got != "" {
+		t.Errorf("a login without an end: %q", got)
+	}
+}

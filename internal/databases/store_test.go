@@ -1,0 +1,136 @@
+package databases_test
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	_ "github.com/jackc/pgx/v5/stdlib"
+	_ "github.com/ncruces/go-sqlite3/driver"
+
+	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/conformance"
+	"github.com/brokerauth/brokerauth/internal/engine"
+	"github.com/brokerauth/brokerauth/storage/sealed"
+	"github.com/brokerauth/brokerauth/storage/sqlstore"
+)
+
+// serverURL tells child processes which server their parent has started.
+const serverURL = "BROKERAUTH_TEST_SERVER"
+
+// server returns the URL of a server that start starts, or in a child process its parent's.
+func server(t *testing.T, start func() string) string {
+	t.Helper()
+	address := os.Getenv(serverURL)
+	if address == "" {
+		address = start()
+		t.Setenv(serverURL, address)
+	}
+	return address
+}
+
+const sqliteSettings = "?_pragma=busy_timeout(10000)&_pragma=synchronous(full)"
+
+// openPostgreSQL opens the store in the schema that the base name of at names, and makes it if it is missing.
+func openPostgreSQL(t testing.TB, address, at string) *sqlstore.Store {
+	t.Helper()
+	schema := place(at)
+	db := openDB(t, "pgx", address+"&search_path="+schema)
+	// Two that make one at the same time may collide.
+	if _, err := db.ExecContext(t.Context(), "CREATE SCHEMA IF NOT EXISTS "+schema); err != nil && !exists(err) {
+		t.Fatal(err)
+	}
+	return create(t, db, sqlstore.PostgreSQL)
+}
+
+// openPgBouncer opens the store in a database of its own: a pooler keeps no search path.
+func openPgBouncer(t testing.TB, address, at string) *sqlstore.Store {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin := openDB(t, "pgx", address)
+	if _, err := admin.ExecContext(t.Context(), "CREATE DATABASE "+place(at)); err != nil && !exists(err) {
+		t.Fatal(err)
+	}
+	admin.Close()
+	u.Path = place(at)
+	return create(t, openDB(t, "pgx", u.String()), sqlstore.PostgreSQL)
+}
+
+func place(at string) string { return strings.ReplaceAll(filepath.Base(at), "-", "_") }
+
+func exists(err error) bool {
+	e := (*pgconn.PgError)(nil)
+	return errors.As(err, &e) && (e.Code == "42P04" || e.Code == "23505")
+}
+
+func openSQLite(t testing.TB, dir string) *sqlstore.Store {
+	t.Helper()
+	return create(t, openDB(t, "sqlite3", "file:"+filepath.Join(dir, "logins.db")+sqliteSettings), sqlstore.SQLite)
+}
+
+func openDB(t testing.TB, driver, address string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open(driver, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+func create(t testing.TB, db *sql.DB, dialect sqlstore.Dialect) *sqlstore.Store {
+	t.Helper()
+	store, err := sqlstore.New(db, dialect)
+	if err == nil {
+		err = store.Create(context.Background())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+func seal(t testing.TB, inner brokerauth.Store) brokerauth.Store {
+	t.Helper()
+	store, err := sealed.New(inner, sealed.Key(bytes.Repeat([]byte{1}, 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+func TestStoreOverPostgreSQL(t *testing.T) {
+	address := server(t, func() string { return engine.PostgreSQL(t).URL("postgres") })
+	conformance.TestStore(t, func(t *testing.T, at string) brokerauth.Store { return openPostgreSQL(t, address, at) })
+}
+
+func TestStoreSealedOverPostgreSQL(t *testing.T) {
+	address := server(t, func() string { return engine.PostgreSQL(t).URL("postgres") })
+	conformance.TestStore(t, func(t *testing.T, at string) brokerauth.Store { return seal(t, openPostgreSQL(t, address, at)) })
+}
+
+// Behind pgbouncer a statement may come to a connection that another client has used.
+func TestStoreOverPgBouncer(t *testing.T) {
+	address := server(t, func() string {
+		return engine.PgBouncer(t, engine.PostgreSQL(t), 3).URL("postgres") + "&default_query_exec_mode=exec"
+	})
+	conformance.TestStore(t, func(t *testing.T, at string) brokerauth.Store { return openPgBouncer(t, address, at) })
+}
+
+func TestStoreOverSQLite(t *testing.T) {
+	conformance.TestStore(t, func(t *testing.T, at string) brokerauth.Store { return openSQLite(t, at) })
+}
+
+func TestStoreSealedOverSQLite(t *testing.T) {
+	conformance.TestStore(t, func(t *testing.T, at string) brokerauth.Store { return seal(t, openSQLite(t, at)) })
+}

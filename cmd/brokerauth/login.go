@@ -25,12 +25,16 @@ func (a *app) loginCommand() *cobra.Command {
 	var (
 		flow, browser string
 		within        period
+		start         bool
+		finish        string
 	)
 	cmd := &cobra.Command{
 		Use:   "login BROKER",
 		Short: "Log in by a browser",
 		Long: "Log in by a browser, and keep the login.\n\n" +
 			"The flow auto suits the place: it listens for the browser's answer where it can, and takes a pasted address.\n\n" +
+			"Where nobody can wait for a person, as in a notebook, a container or a chat, --start prints the address to log in at,\n" +
+			"and --finish -, run later, reads the address that the browser came back to from standard input.\n\n" +
 			"tastytrade has such a login for partners' apps only, which have a callback URL. Else this asks for the client secret and " +
 			"the grant, tries them, and keeps them.",
 		Args:      oneBroker,
@@ -41,7 +45,15 @@ func (a *app) loginCommand() *cobra.Command {
 	flags.Var(&within, "within", "do nothing while the login lives longer than that")
 	flags.Var(&timeout, "timeout", "how long to wait for the person; 0: for ever")
 	flags.StringVar(&browser, "browser", "", "the program that opens an address, or none (default $BROWSER, or the system's)")
+	flags.BoolVar(&start, "start", false, "only print the login page's address; --finish does the rest, within an hour")
+	flags.StringVar(&finish, "finish", "", "finish what --start began: - reads the address that the browser came back to")
+	for _, other := range []string{"flow", "browser", "within"} {
+		cmd.MarkFlagsMutuallyExclusive("start", "finish", other)
+	}
 	cmd.RunE = a.action(func(ctx context.Context, args []string) error {
+		if cmd.Flags().Changed("finish") && finish != "-" {
+			return usageError{errors.New("--finish takes only -, and the address from standard input, as other users see what is in a command line")}
+		}
 		options := &flows.Options{Out: a.err, Timeout: time.Duration(timeout)}
 		if timeout == 0 {
 			options.Timeout = -1
@@ -66,10 +78,18 @@ func (a *app) loginCommand() *cobra.Command {
 			return err
 		}
 		if grants {
-			if cmd.Flags().Changed("flow") || cmd.Flags().Changed("browser") {
-				return usageError{fmt.Errorf("%s has no login page: leave --flow and --browser out", b.name)}
+			for _, flag := range []string{"flow", "browser", "start", "finish"} {
+				if cmd.Flags().Changed(flag) {
+					return usageError{fmt.Errorf("%s has no login page: leave --%s out", b.name, flag)}
+				}
 			}
 			return a.loginGrant(ctx, b, cmd.Flags().Changed("within"))
+		}
+		switch {
+		case start:
+			return a.startLogin(ctx, b)
+		case finish != "":
+			return a.finishLogin(ctx, b, options.Timeout)
 		}
 		if browser == "" {
 			if browser, err = found.get("BROWSER"); err != nil {
@@ -116,10 +136,9 @@ func (a *app) loginCommand() *cobra.Command {
 			err = s.Login(ctx, counted)
 		}
 		if err = closed(s, err); err != nil {
-			if asking && !back && errors.Is(err, context.DeadlineExceeded) {
-				if b.stuck != "" {
-					fmt.Fprintf(a.err, "%sSee %stroubleshooting.md\n", b.stuck, docs)
-				}
+			if asking && !back && b.stuck != "" && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
+				// Nobody came back: the broker's page may have said why, to a person who does not know what it means.
+				fmt.Fprintf(a.err, "\n%sSee %stroubleshooting.md\n", b.stuck, docs)
 			}
 			if errno, ok := errors.AsType[syscall.Errno](err); ok && !asking && !errors.Is(err, brokerauth.ErrUnavailable) {
 				// It is the store's, which names a file that nobody knows.
@@ -128,25 +147,34 @@ func (a *app) loginCommand() *cobra.Command {
 			}
 			return err
 		}
-		st, err := s.Status(context.WithoutCancel(ctx))
-		if err != nil {
-			return err
-		}
 		if !asking {
+			st, err := s.Status(context.WithoutCancel(ctx))
+			if err != nil {
+				return err
+			}
 			a.say("%s: still logged in: %s", a.who(st.Key), clocks(st))
 			return nil
 		}
-		a.say("%s: logged in: %s", a.who(st.Key), clocks(st))
-		a.say("Kept in %s (%s).", st.KeptAs, store.how)
-		if b.afterLogin != "" {
-			a.say("%s", b.afterLogin)
-		}
-		if len(asked) > 0 {
-			a.say("Later runs need %s, too: set them %s.", strings.Join(asked, " and "), places(a.profile))
-		}
-		return nil
+		return a.loggedIn(ctx, b, s, store, asked)
 	})
 	return cmd
+}
+
+// loggedIn tells of a login that has just been saved. The settings asked were typed.
+func (a *app) loggedIn(ctx context.Context, b broker, s *brokerauth.Session, store keptStore, asked []string) error {
+	st, err := s.Status(context.WithoutCancel(ctx))
+	if err != nil {
+		return err
+	}
+	a.say("%s: logged in: %s", a.who(st.Key), clocks(st))
+	a.say("Kept in %s (%s).", st.KeptAs, store.how)
+	if b.afterLogin != "" {
+		a.say("%s", b.afterLogin)
+	}
+	if len(asked) > 0 {
+		a.say("Later runs need %s, too: set them %s.", strings.Join(asked, " and "), places(a.profile))
+	}
+	return nil
 }
 
 // advised is what a flow cannot do, in this command's words.

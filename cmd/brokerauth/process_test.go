@@ -82,6 +82,8 @@ func TestInterruptedLogin(t *testing.T) {
 		if code := exitOf(cmd.Wait()); code != 130 {
 			t.Errorf("%v: exit code %d, want 130\n%s", s, code, said.String())
 		}
+		// Whoever gives up has met a page that says little.
+		wantAll(t, said.String(), "Access Denied", "4001", "Session rejected", "assertion_rejected", "401", "Ready For Use", "500")
 		l, err := net.Listen("tcp", strings.TrimPrefix(p.env["SCHWAB_CALLBACK_URL"], "https://"))
 		if err != nil {
 			t.Fatalf("%v: the port is not free: %v", s, err)

@@ -7,4 +7,13 @@
 //			return mystore.New(at)
 //		})
 //	}
+//
+//	func TestProvider(t *testing.T) {
+//		conformance.TestProvider(t, conformance.Harness{
+//			New: func(transport http.RoundTripper) (brokerauth.Provider, error) {
+//				return mybroker.New(mybroker.Config{ClientID: "app", ClientSecret: secret, Transport: transport})
+//			},
+//			Secrets: []string{secret},
+//		})
+//	}
 package conformance

@@ -12,7 +12,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"runtime/pprof"
 	"slices"
@@ -598,10 +597,7 @@ func outlivesHandle(t *testing.T, p *storePlace) {
 }
 
 func noGoroutine(t *testing.T, p *storePlace) {
-	// Goroutines inherit the label, so those of tests that run beside this one are none of its business.
-	label := filepath.Base(p.at)
-	pprof.SetGoroutineLabels(pprof.WithLabels(t.Context(), pprof.Labels("brokerauth-store", label)))
-	t.Run("handle", func(t *testing.T) {
+	leaveNone(t, func(t *testing.T) {
 		h, key := p.handle(t), storeKey("k")
 		h.mustSwap(key, nil, []byte("a"))
 		h.mustHold(key, []byte("a"))
@@ -614,6 +610,14 @@ func noGoroutine(t *testing.T, p *storePlace) {
 		})
 		h.mustSwap(key, []byte("a"), nil)
 	})
+}
+
+// leaveNone fails the test if a goroutine that began in calls is still there some time after it.
+func leaveNone(t *testing.T, calls func(t *testing.T)) {
+	// Goroutines inherit the label, so those of tests that run beside this one are none of its business.
+	label := strconv.FormatUint(rand.Uint64(), 36)
+	pprof.SetGoroutineLabels(pprof.WithLabels(t.Context(), pprof.Labels("brokerauth-conformance", label)))
+	t.Run("calls", calls)
 	pprof.SetGoroutineLabels(context.Background())
 	var left []string
 	for end := time.Now().Add(min(patience(t)/2, 10*time.Second)); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
@@ -622,13 +626,13 @@ func noGoroutine(t *testing.T, p *storePlace) {
 			t.Fatal(err)
 		}
 		left = slices.DeleteFunc(strings.Split(b.String(), "\n\n"), func(s string) bool {
-			return !strings.Contains(s, `"brokerauth-store":"`+label+`"`)
+			return !strings.Contains(s, `"brokerauth-conformance":"`+label+`"`)
 		})
 		if len(left) == 0 {
 			return
 		}
 	}
-	t.Errorf("after the last call, and the end of the handle's test, these goroutines run:\n%s", strings.Join(left, "\n\n"))
+	t.Errorf("after the last call, and the end of its test, these goroutines run:\n%s", strings.Join(left, "\n\n"))
 }
 
 func keysListed(t *testing.T, p *storePlace) {
@@ -776,17 +780,27 @@ func runStoreJob(t *testing.T, open func(t *testing.T, at string) brokerauth.Sto
 	fmt.Println(jobDone + result)
 }
 
-// children runs n processes that do the same at the same time, and returns what they answer.
-func (p *storePlace) children(t *testing.T, n int, do string) []string {
+// again is this test binary once more, for the test of that name only, with one more setting in its environment. When
+// the test fails, the end of its context kills the child.
+func again(t *testing.T, test, setting string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := strings.Split(p.test, "/")
+	names := strings.Split(test, "/")
 	for i, name := range names {
 		names[i] = "^" + regexp.QuoteMeta(name) + "$"
 	}
+	cmd := exec.CommandContext(t.Context(), self, "-test.run="+strings.Join(names, "/"), "-test.count=1",
+		"-test.timeout="+(4*patience(t)).String())
+	cmd.Env = append(os.Environ(), setting)
+	return cmd
+}
+
+// children runs n processes that do the same at the same time, and returns what they answer.
+func (p *storePlace) children(t *testing.T, n int, do string) []string {
+	t.Helper()
 	type child struct {
 		cmd    *exec.Cmd
 		stdin  io.WriteCloser
@@ -812,10 +826,7 @@ func (p *storePlace) children(t *testing.T, n int, do string) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// When the test fails, the end of its context kills the child.
-		c := &child{cmd: exec.CommandContext(t.Context(), self, "-test.run="+strings.Join(names, "/"), "-test.count=1",
-			"-test.timeout="+(4*patience(t)).String())}
-		c.cmd.Env = append(os.Environ(), storeJob+"="+string(text))
+		c := &child{cmd: again(t, p.test, storeJob+"="+string(text))}
 		c.cmd.Stderr = &c.stderr
 		stdout, err := c.cmd.StdoutPipe()
 		if err != nil {

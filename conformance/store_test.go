@@ -389,33 +389,43 @@ func TestBreakage(t *testing.T) {
 }
 
 func TestStoreFindsBreakages(t *testing.T) {
+	for _, b := range breakages {
+		timeout := "1m"
+		if b.fault == "waits for ever" || b.fault == "stays locked when a context ends" {
+			timeout = "12s" // a hanging call must fail by its name well before
+		}
+		findsBreakage(t, "TestBreakage", b.fault, b.rule, "", timeout)
+	}
+}
+
+var atOnce = make(chan struct{}, runtime.GOMAXPROCS(0))
+
+// findsBreakage runs test for a broken implementation in a child process, where it must fail by the name of the rule, and
+// say what is wrong.
+func findsBreakage(t *testing.T, test, fault, rule, says, timeout string) {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	atOnce := make(chan struct{}, runtime.GOMAXPROCS(0))
-	for _, b := range breakages {
-		t.Run(b.fault+": "+b.rule, func(t *testing.T) {
-			t.Parallel()
-			atOnce <- struct{}{}
-			defer func() { <-atOnce }()
-			rule := strings.ReplaceAll(b.rule, " ", "_")
-			timeout := "1m"
-			if b.fault == "waits for ever" || b.fault == "stays locked when a context ends" {
-				timeout = "12s" // a hanging call must fail by its name well before
-			}
-			cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestBreakage$/^"+regexp.QuoteMeta(rule)+"$",
-				"-test.count=1", "-test.timeout="+timeout)
-			cmd.Env = append(os.Environ(), breakage+"="+b.fault+": "+b.rule)
-			out, err := cmd.CombinedOutput()
-			if err == nil {
-				t.Fatalf("the suite found nothing:\n%s", out)
-			}
-			if !bytes.Contains(out, []byte("--- FAIL: TestBreakage/"+rule)) || bytes.Contains(out, []byte("panic:")) {
-				t.Errorf("the suite did not name the rule:\n%s", out)
-			}
-		})
-	}
+	t.Run(fault+": "+rule, func(t *testing.T) {
+		t.Parallel()
+		atOnce <- struct{}{}
+		defer func() { <-atOnce }()
+		name := strings.ReplaceAll(rule, " ", "_")
+		cmd := exec.CommandContext(t.Context(), self, "-test.run=^"+test+"$/^"+regexp.QuoteMeta(name)+"$",
+			"-test.count=1", "-test.timeout="+timeout)
+		cmd.Env = append(os.Environ(), breakage+"="+fault+": "+rule)
+		out, err := cmd.CombinedOutput()
+		if err == nil {
+			t.Fatalf("the suite found nothing:\n%s", out)
+		}
+		if !bytes.Contains(out, []byte("--- FAIL: "+test+"/"+name)) || bytes.Contains(out, []byte("panic:")) {
+			t.Errorf("the suite did not name the rule:\n%s", out)
+		}
+		if !bytes.Contains(out, []byte(says)) {
+			t.Errorf("the suite did not say %q:\n%s", says, out)
+		}
+	})
 }
 
 // A rule that no broken store breaks may be one that its check does not enforce.
@@ -424,23 +434,29 @@ func TestEveryRuleIsBroken(t *testing.T) {
 	for _, b := range breakages {
 		rules = append(rules, b.rule)
 	}
-	var buf bytes.Buffer
+	everyRuleIsBroken(t, "TestSound", rules)
+}
+
+// everyRuleIsBroken compares the rules that test runs with those that something broken breaks.
+func everyRuleIsBroken(t *testing.T, test string, broken []string) {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestSound$", "-test.v", "-test.count=1")
+	var buf bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), self, "-test.run=^"+test+"$", "-test.v", "-test.count=1")
 	cmd.Stdout = &buf
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("%v:\n%s", err, &buf)
 	}
-	found := regexp.MustCompile(`(?m)^=== RUN +TestSound/([^/\n]+)$`).FindAllSubmatch(buf.Bytes(), -1)
+	found := regexp.MustCompile(`(?m)^=== RUN +`+test+`/([^/\n]+)$`).FindAllSubmatch(buf.Bytes(), -1)
 	if len(found) == 0 {
 		t.Fatalf("no rules in:\n%s", &buf)
 	}
 	for _, m := range found {
-		if rule := strings.ReplaceAll(string(m[1]), "_", " "); !slices.Contains(rules, rule) {
-			t.Errorf("no broken store breaks the rule %q", rule)
+		if rule := strings.ReplaceAll(string(m[1]), "_", " "); !slices.Contains(broken, rule) {
+			t.Errorf("nothing broken breaks the rule %q", rule)
 		}
 	}
 }

@@ -47,7 +47,7 @@ type Config struct {
 
 // New returns Schwab for the app that config describes, or an error that names everything wrong with config.
 // Its login page and token endpoint are those of the portal text "Schwab & API Security".
-func New(config Config) (*authcode.Provider, error) {
+func New(config Config) (brokerauth.LoginProvider, error) {
 	var faults []error
 	if strings.Contains(config.CallbackURL, ",") {
 		faults = append(faults, errors.New("schwab: the callback URL holds a comma: the portal takes several callback URLs, "+

@@ -16,7 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/brokerauth/brokerauth"
-	"github.com/brokerauth/brokerauth/providers/authcode"
+	"github.com/brokerauth/brokerauth/conformance"
+	"github.com/brokerauth/brokerauth/internal/configtest"
 	"github.com/brokerauth/brokerauth/providers/schwab"
 )
 
@@ -26,7 +27,7 @@ func config() schwab.Config {
 	return schwab.Config{AppKey: "hJ7key0123456789hJ7key0123456789", AppSecret: "Zq9Secret0123456", CallbackURL: callback}
 }
 
-func provider(t *testing.T, c schwab.Config) *authcode.Provider {
+func provider(t *testing.T, c schwab.Config) brokerauth.LoginProvider {
 	t.Helper()
 	p, err := schwab.New(c)
 	if err != nil {
@@ -103,6 +104,25 @@ func TestLogin(t *testing.T) {
 	}
 }
 
+// TestDamagedCode: Schwab says back how a code began, which is not shown.
+func TestDamagedCode(t *testing.T) {
+	c := config()
+	c.Transport = transport(func(r *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 400, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(`{"error":"unsupported_token_type",` +
+			`"error_description":"400 Bad Request: \"{\"error_description\":\"Bad authorization code: Invalid authorization code header: ` +
+			`C0.b2F1dGg\",\"error\":\"invalid_request\"}\""}`))}, nil
+	})
+	p := provider(t, c)
+	login, err := p.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = p.Complete(t.Context(), login, "C0.b2F1dGgyLmJkYy5zY2h3YWIuY29t.0123456789-_%40")
+	if !errors.Is(err, brokerauth.ErrLoginRequired) || !strings.Contains(err.Error(), "code header: REDACTED") || strings.Contains(err.Error(), "b2F1") {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestBareCode: a bare code is sent only if it looks like one of Schwab's.
 func TestBareCode(t *testing.T) {
 	const code = "C0.b2F1dGgyLmJkYy5zY2h3YWIuY29t.0123456789-_0123456789-_0123456789-_0123456@"
@@ -162,12 +182,20 @@ func TestInfo(t *testing.T) {
 	}
 }
 
+// maker is how tests make providers of configurations.
+var maker = configtest.Maker[schwab.Config]{
+	New:      func(c schwab.Config) (brokerauth.Provider, error) { return schwab.New(c) },
+	Callback: func(c schwab.Config) string { return c.CallbackURL },
+	Secrets:  func(c schwab.Config) []string { return []string{c.AppSecret, "Zq9Secret"} },
+	Prefix:   "schwab: ",
+}
+
 func TestConfig(t *testing.T) {
-	for _, test := range []struct {
-		name   string
-		change func(*schwab.Config)
-		faults int
-		says   string
+	maker.Run(t, config(), []struct {
+		Name   string
+		Change func(*schwab.Config)
+		Faults int
+		Says   string
 	}{
 		{"loopback", func(*schwab.Config) {}, 0, ""},
 		{"longer key and secret", func(c *schwab.Config) { c.AppKey += c.AppKey[:16]; c.AppSecret = strings.Repeat("s", 64) }, 0, ""},
@@ -198,53 +226,45 @@ func TestConfig(t *testing.T) {
 		{"all of it", func(c *schwab.Config) {
 			*c = schwab.Config{AppKey: "a b", AppSecret: "\tZq9Secret0123456", CallbackURL: "http://localhost", BaseURL: "http://x"}
 		}, 5, "base URL"},
-	} {
-		c := config()
-		test.change(&c)
-		p, err := schwab.New(c)
-		n := 0
-		if err != nil {
-			n = len(strings.Split(err.Error(), "\n"))
-			for line := range strings.SplitSeq(err.Error(), "\n") {
-				if !strings.HasPrefix(line, "schwab: ") {
-					t.Errorf("%s: %q", test.name, line)
-				}
-			}
-			if strings.Contains(err.Error(), "Zq9Secret") {
-				t.Errorf("%s: the error tells the secret: %v", test.name, err)
-			}
-			if !strings.Contains(err.Error(), test.says) {
-				t.Errorf("%s: %v does not say %q", test.name, err, test.says)
-			}
-		}
-		if n != test.faults || (p == nil) != (n > 0) {
-			t.Errorf("%s: %d faults, want %d: %v", test.name, n, test.faults, err)
-		}
-		if p == nil {
-			continue
-		}
-		login, err := p.Begin(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if page, _ := url.Parse(login.URL); login.RedirectURL != c.CallbackURL || page.Query().Get("redirect_uri") != c.CallbackURL {
-			t.Errorf("%s: the callback was rewritten to %s", test.name, login.RedirectURL)
-		}
-	}
+	})
+}
+
+// FuzzConfig: New takes anything, and makes a whole provider or names faults.
+func FuzzConfig(f *testing.F) {
+	f.Add("hJ7key0123456789hJ7key0123456789", "Zq9Secret0123456", callback, "")
+	f.Add("", "", "", "")
+	f.Add("a b", "\tZq9Secret0123456", "http://localhost", "http://x")
+	f.Add("key", "secret", callback+",https://app.example.com", "https://user:Zq9Secret0123456@127.0.0.1/?a#b")
+	f.Add("key", "secret", "https://[::1%25lo]:8182/%zz", "http://[::1]:80/a%2Fb/")
+	f.Fuzz(func(t *testing.T, key, secret, callback, base string) {
+		maker.Check(t, schwab.Config{AppKey: key, AppSecret: secret, CallbackURL: callback, BaseURL: base})
+	})
 }
 
 const deniedPage = "<HTML><HEAD>\n<TITLE>Access Denied</TITLE>\n</HEAD><BODY>\n<H1>Access Denied</H1>\n \nYou don't have permission to access " +
 	"\"http&#58;&#47;&#47;api&#46;schwabapi&#46;com&#47;v1&#47;oauth&#47;token\" on this server.<P>\nReference&#32;&#35;18&#46;abc\n</BODY>\n</HTML>\n"
 
-// TestRefusals has every answer that is on record.
-func TestRefusals(t *testing.T) {
+// TestProvider has the suite, with every refusal that is on record.
+func TestProvider(t *testing.T) {
+	conformance.TestProvider(t, conformance.Harness{
+		New: func(transport http.RoundTripper) (brokerauth.Provider, error) {
+			c := config()
+			c.Transport = transport
+			return schwab.New(c)
+		},
+		Secrets:  []string{"Zq9Secret0123456"},
+		Refusals: refusals(),
+	})
+}
+
+func refusals() (refusals []conformance.Refusal) {
 	login, rejected, passing := brokerauth.ErrLoginRequired, brokerauth.ErrRejected, brokerauth.ErrUnavailable
 	dead := `Exception while authenticating refresh token [tokenDigest=kP3x+9fQ=, Exception=Failed refresh token authentication [tokenDigest=kP3x+9fQ=]]`
 	badCode := func(what string) string {
 		return `{"error":"unsupported_token_type","error_description":"400 Bad Request: \"{\"error_description\":\"Bad authorization code: ` +
 			what + `\",\"error\":\"invalid_request\"}\""}`
 	}
-	for _, test := range []struct {
+	for _, r := range []struct {
 		name   string
 		op     string // empty: both
 		status int
@@ -266,7 +286,7 @@ func TestRefusals(t *testing.T) {
 		{"unknown use of a known code", "refresh", 400, `{"error":"unsupported_token_type","error_description":"?"}`, passing, "unsupported_token_type", "?", ""},
 
 		{"expired code", "login", 400, badCode("AuthorizationCode has expired,expiration=1728437138768,now=1728437166999"), login, "unsupported_token_type", "AuthorizationCode has expired", "30 seconds"},
-		{"damaged code", "login", 400, badCode("Invalid authorization code header: C0.b2F1dGg"), login, "unsupported_token_type", "Invalid authorization code header: REDACTED", "whole address"},
+		{"damaged code", "login", 400, badCode("Invalid authorization code header: C0.b2F1dGg"), login, "unsupported_token_type", "Invalid authorization code header", "whole address"},
 		{"reused code", "login", 400, badCode("whatever"), login, "unsupported_token_type", "Bad authorization code", "used before"},
 		{"code refused by the RFC", "login", 400, `{"error":"invalid_grant"}`, login, "invalid_grant", "", "log in again"},
 
@@ -297,51 +317,10 @@ func TestRefusals(t *testing.T) {
 		{"trader", "", 400, `{"message":"first","errors":["second"]}`, passing, "", "first: second", ""},
 		{"too big", "", 500, `{"fault":{"faultstring":"Body buffer overflow","detail":{"errorcode":"protocol.http.TooBigBody"}}}`, passing, "protocol.http.TooBigBody", "Body buffer overflow", "too large"},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				w.WriteHeader(test.status)
-				io.WriteString(w, test.body)
-			}))
-			defer server.Close()
-			c := config()
-			c.BaseURL, c.Transport = server.URL, server.Client().Transport
-			p := provider(t, c)
-			ops := map[string]func() error{
-				"refresh": func() error {
-					_, err := p.Refresh(t.Context(), &brokerauth.Token{RefreshToken: "some-refresh-token", LoggedInAt: time.Now().Add(-time.Hour)})
-					return err
-				},
-				"login": func() error {
-					begun, err := p.Begin(t.Context())
-					if err == nil {
-						_, err = p.Complete(t.Context(), begun, "C0.b2F1dGgyLmJkYy5zY2h3YWIuY29t.0123456789-_%40")
-					}
-					return err
-				},
-			}
-			for op, do := range ops {
-				if test.op != "" && test.op != op {
-					continue
-				}
-				var e *brokerauth.Error
-				if err := do(); !errors.As(err, &e) {
-					t.Fatalf("%s: %v", op, err)
-				}
-				if e.Kind != test.kind || e.Code != test.code || e.Status != test.status || e.Op != op || e.Provider != "schwab" {
-					t.Errorf("%s: %v (kind %v, code %q), want kind %v, code %q", op, e, e.Kind, e.Code, test.kind, test.code)
-				}
-				if !strings.Contains(e.Description, test.text) || test.text == "" && e.Description != "" {
-					t.Errorf("%s: description %q does not hold %q", op, e.Description, test.text)
-				}
-				if e.Hint == "" || !strings.Contains(e.Hint, test.hint) {
-					t.Errorf("%s: hint %q does not name %q", op, e.Hint, test.hint)
-				}
-				if strings.Contains(e.Error(), "kP3x") {
-					t.Errorf("%s: the digest is shown: %v", op, e)
-				}
-			}
-		})
+		refusals = append(refusals, conformance.Refusal{Name: r.name, Op: r.op, Status: r.status, Body: r.body, Kind: r.kind, Code: r.code,
+			Says: []string{r.text, r.hint}})
 	}
+	return refusals
 }
 
 func TestPrint(t *testing.T) {

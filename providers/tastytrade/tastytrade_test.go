@@ -1,7 +1,6 @@
 package tastytrade_test
 
 import (
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -19,6 +18,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/conformance"
+	"github.com/brokerauth/brokerauth/internal/configtest"
 	"github.com/brokerauth/brokerauth/providers/tastytrade"
 )
 
@@ -205,67 +206,79 @@ func TestInfo(t *testing.T) {
 	}
 }
 
-func TestConfig(t *testing.T) {
-	asGrant := func(c tastytrade.Config) (any, error) { return tastytrade.New(c) }
-	asPartner := func(c tastytrade.Config) (any, error) { return tastytrade.NewPartner(c) }
-	for _, test := range []struct {
-		name   string
-		make   func(tastytrade.Config) (any, error)
-		from   tastytrade.Config
-		change func(*tastytrade.Config)
-		faults int
-		says   string
-	}{
-		{"grant", asGrant, personal(), func(*tastytrade.Config) {}, 0, ""},
-		{"grant that is no JWT", asGrant, personal(), func(c *tastytrade.Config) { c.Grant = "opaque" }, 0, ""},
-		{"client id as well", asGrant, personal(), func(c *tastytrade.Config) { c.ClientID = "an-app" }, 0, ""},
-		{"user agent", asGrant, personal(), func(c *tastytrade.Config) { c.UserAgent = "my-app/1.2 (linux)" }, 0, ""},
-		{"user agent without a version", asGrant, personal(), func(c *tastytrade.Config) { c.UserAgent = "my-app" }, 1, "product/version"},
-		{"user agent of two lines", asGrant, personal(), func(c *tastytrade.Config) { c.UserAgent = "my-app/1\r\nX: y" }, 1, "product/version"},
-		{"no grant", asGrant, personal(), func(c *tastytrade.Config) { c.Grant = "" }, 1, "user name and password have ended"},
-		{"no secret", asGrant, personal(), func(c *tastytrade.Config) { c.ClientSecret = "" }, 1, "client secret is missing"},
-		{"nothing", asGrant, tastytrade.Config{}, func(*tastytrade.Config) {}, 2, "Create Grant"},
-		{"line end in the grant", asGrant, personal(), func(c *tastytrade.Config) { c.Grant += "\n" }, 1, "grant"},
-		{"a partner's settings", asGrant, personal(), func(c *tastytrade.Config) { c.CallbackURL = callback }, 1, "NewPartner"},
-		{"all of it", asGrant, tastytrade.Config{}, func(c *tastytrade.Config) {
-			c.UserAgent, c.Scopes, c.BaseURL = "x", []string{"read"}, "http://example.com"
-		}, 5, "base URL"},
+// makers are how tests make providers of configurations: of a personal grant, and of a partner's app.
+var grants, partners = makers()
 
-		{"partner", asPartner, app(), func(*tastytrade.Config) {}, 0, ""},
-		{"partner without scopes", asPartner, app(), func(c *tastytrade.Config) { c.Scopes = nil }, 0, ""},
-		{"partner with a grant", asPartner, app(), func(c *tastytrade.Config) { c.Grant = liveGrant }, 1, "beforehand"},
-		{"partner without anything", asPartner, tastytrade.Config{}, func(*tastytrade.Config) {}, 3, "client id"},
-	} {
-		c := test.from
-		test.change(&c)
-		p, err := test.make(c)
-		n := 0
-		if err != nil {
-			n = len(strings.Split(err.Error(), "\n"))
-			for line := range strings.SplitSeq(err.Error(), "\n") {
-				if !strings.HasPrefix(line, "tastytrade: ") {
-					t.Errorf("%s: %q", test.name, line)
-				}
-			}
-			if !strings.Contains(err.Error(), test.says) {
-				t.Errorf("%s: %v does not say %q", test.name, err, test.says)
-			}
-			if strings.Contains(err.Error(), secret) || strings.Contains(err.Error(), liveGrant) {
-				t.Errorf("%s: a secret is told: %v", test.name, err)
-			}
-		}
-		if n != test.faults || (p == nil) != (n > 0) {
-			t.Errorf("%s: %d faults, want %d: %v", test.name, n, test.faults, err)
-		}
+func makers() (grants, partners configtest.Maker[tastytrade.Config]) {
+	grants = configtest.Maker[tastytrade.Config]{
+		New:      func(c tastytrade.Config) (brokerauth.Provider, error) { return tastytrade.New(c) },
+		Callback: func(c tastytrade.Config) string { return c.CallbackURL },
+		Secrets:  func(c tastytrade.Config) []string { return []string{c.ClientSecret, c.Grant, secret, liveGrant} },
+		Prefix:   "tastytrade: ",
 	}
+	partners = grants
+	partners.New = func(c tastytrade.Config) (brokerauth.Provider, error) { return tastytrade.NewPartner(c) }
+	return grants, partners
+}
+
+func TestConfig(t *testing.T) {
+	grants.Run(t, personal(), []struct {
+		Name   string
+		Change func(*tastytrade.Config)
+		Faults int
+		Says   string
+	}{
+		{"grant", func(*tastytrade.Config) {}, 0, ""},
+		{"grant that is no JWT", func(c *tastytrade.Config) { c.Grant = "opaque" }, 0, ""},
+		{"client id as well", func(c *tastytrade.Config) { c.ClientID = "an-app" }, 0, ""},
+		{"user agent", func(c *tastytrade.Config) { c.UserAgent = "my-app/1.2 (linux)" }, 0, ""},
+		{"user agent without a version", func(c *tastytrade.Config) { c.UserAgent = "my-app" }, 1, "product/version"},
+		{"user agent of two lines", func(c *tastytrade.Config) { c.UserAgent = "my-app/1\r\nX: y" }, 1, "product/version"},
+		{"no grant", func(c *tastytrade.Config) { c.Grant = "" }, 1, "user name and password have ended"},
+		{"no secret", func(c *tastytrade.Config) { c.ClientSecret = "" }, 1, "client secret is missing"},
+		{"nothing", func(c *tastytrade.Config) { *c = tastytrade.Config{} }, 2, "Create Grant"},
+		{"line end in the grant", func(c *tastytrade.Config) { c.Grant += "\n" }, 1, "grant"},
+		{"a partner's settings", func(c *tastytrade.Config) { c.CallbackURL = callback }, 1, "NewPartner"},
+		{"all of it", func(c *tastytrade.Config) {
+			*c = tastytrade.Config{UserAgent: "x", Scopes: []string{"read"}, BaseURL: "http://example.com"}
+		}, 5, "base URL"},
+	})
+	partners.Run(t, app(), []struct {
+		Name   string
+		Change func(*tastytrade.Config)
+		Faults int
+		Says   string
+	}{
+		{"partner", func(*tastytrade.Config) {}, 0, ""},
+		{"partner without scopes", func(c *tastytrade.Config) { c.Scopes = nil }, 0, ""},
+		{"partner with a grant", func(c *tastytrade.Config) { c.Grant = liveGrant }, 1, "beforehand"},
+		{"partner without anything", func(c *tastytrade.Config) { *c = tastytrade.Config{} }, 3, "client id"},
+	})
+}
+
+// FuzzConfig: New and NewPartner take anything, and make a whole provider or name faults.
+func FuzzConfig(f *testing.F) {
+	f.Add("an-app", secret, liveGrant, callback, "read openid", "mine/1.0", "")
+	f.Add("", "", "", "", "", "", "")
+	f.Add("a b", "\n", "x.y.z", "https://u:p@0.0.0.0:0/#", "\x00", "x\r\nY: z", "http://example.com")
+	f.Fuzz(func(t *testing.T, id, secret, grant, callback, scopes, agent, base string) {
+		c := tastytrade.Config{ClientID: id, ClientSecret: secret, Grant: grant, UserAgent: agent, BaseURL: base}
+		grants.Check(t, c)
+		c.CallbackURL, c.Scopes = callback, strings.Fields(scopes)
+		grants.Check(t, c)
+		partners.Check(t, c)
+		c.Grant = ""
+		partners.Check(t, c)
+	})
 }
 
 const noAgent = "<html>\r\n<head><title>401 Authorization Required</title></head>\r\n<body>\r\n<center><h1>401 Authorization Required</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
 
-// TestRefusals has every answer that is on record, for a personal grant and for a partner's login, live and sandbox.
-func TestRefusals(t *testing.T) {
+// TestProvider has the suite for a personal grant and for a partner's app, with every refusal that is on record.
+func TestProvider(t *testing.T) {
 	login, rejected, passing := brokerauth.ErrLoginRequired, brokerauth.ErrRejected, brokerauth.ErrUnavailable
-	for _, test := range []struct {
+	var granted, partnered []conformance.Refusal
+	for _, r := range []struct {
 		name           string
 		status         int
 		body           string
@@ -293,50 +306,33 @@ func TestRefusals(t *testing.T) {
 		{"maintenance", 502, `<html><head><title>502 Bad Gateway</title></head></html>`, passing, passing, "", []string{"try again later"}},
 		{"server error", 500, `{"error":{"code":"internal_server_error","message":"An internal server error occurred. Support identifier: 1a2b"}}`, passing, passing, "internal_server_error", []string{"try again later"}},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			answer := func(w http.ResponseWriter, r *http.Request) {
-				w.WriteHeader(test.status)
-				io.WriteString(w, test.body)
-			}
-			g, a := personal(), app()
-			serve(t, &g, answer)
-			serve(t, &a, answer)
-			old := &brokerauth.Token{RefreshToken: "R", LoggedInAt: time.Now().Add(-time.Hour)}
-			_, granted := provider(t, g).Refresh(t.Context(), nil)
-			_, renewed := partner(t, a).Refresh(t.Context(), old)
-			_, loggedIn := complete(t.Context(), partner(t, a))
-			for _, got := range []struct {
-				op   string
-				err  error
-				kind error
-				hint []string
-			}{{"refresh", granted, test.grant, test.hint}, {"refresh", renewed, test.partner, test.hint}, {"login", loggedIn, test.partner, nil}} {
-				var e *brokerauth.Error
-				if !errors.As(got.err, &e) {
-					t.Fatalf("%s: %v", got.op, got.err)
-				}
-				if e.Kind != got.kind || e.Code != test.code || e.Status != test.status || e.Op != got.op || e.Provider != "tastytrade" {
-					t.Errorf("%s: %v (kind %v, code %q), want kind %v, code %q", got.op, e, e.Kind, e.Code, got.kind, test.code)
-				}
-				for _, word := range append(got.hint, "") {
-					if e.Hint == "" || !strings.Contains(e.Hint, word) {
-						t.Errorf("%s: hint %q does not name %q", got.op, e.Hint, word)
-					}
-				}
-				if strings.Contains(e.Error(), secret) || strings.Contains(e.Error(), liveGrant) {
-					t.Errorf("%s: a secret is told: %v", got.op, e)
-				}
-			}
+		refusal := conformance.Refusal{Name: r.name, Status: r.status, Body: r.body, Kind: r.grant, Code: r.code, Says: r.hint}
+		granted = append(granted, refusal)
+		refusal.Kind, refusal.Op = r.partner, "refresh"
+		partnered = append(partnered, refusal)
+		refusal.Op, refusal.Says, refusal.Name = "login", nil, r.name+", at the login"
+		partnered = append(partnered, refusal)
+	}
+	t.Run("grant", func(t *testing.T) {
+		conformance.TestProvider(t, conformance.Harness{
+			New: func(transport http.RoundTripper) (brokerauth.Provider, error) {
+				c := personal()
+				c.Transport = transport
+				return tastytrade.New(c)
+			},
+			Secrets: []string{secret, liveGrant}, Refusals: granted,
 		})
-	}
-}
-
-func complete(ctx context.Context, p brokerauth.LoginProvider) (*brokerauth.Token, error) {
-	login, err := p.Begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return p.Complete(ctx, login, callback+"/?code=c&state="+login.State)
+	})
+	t.Run("partner", func(t *testing.T) {
+		conformance.TestProvider(t, conformance.Harness{
+			New: func(transport http.RoundTripper) (brokerauth.Provider, error) {
+				c := app()
+				c.Transport = transport
+				return tastytrade.NewPartner(c)
+			},
+			Secrets: []string{secret}, Refusals: partnered,
+		})
+	})
 }
 
 // TestHints has what depends on the settings.

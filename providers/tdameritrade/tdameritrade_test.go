@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/conformance"
+	"github.com/brokerauth/brokerauth/internal/configtest"
 	"github.com/brokerauth/brokerauth/providers/tdameritrade"
 )
 
@@ -170,12 +172,20 @@ func TestClientID(t *testing.T) {
 	}
 }
 
+// maker is how tests make providers of configurations.
+var maker = configtest.Maker[tdameritrade.Config]{
+	New:      func(c tdameritrade.Config) (brokerauth.Provider, error) { return tdameritrade.New(c) },
+	Callback: func(c tdameritrade.Config) string { return c.CallbackURL },
+	Secrets:  func(tdameritrade.Config) []string { return nil },
+	Prefix:   "tdameritrade: ",
+}
+
 func TestConfig(t *testing.T) {
-	for _, test := range []struct {
-		name   string
-		change func(*tdameritrade.Config)
-		faults int
-		says   string
+	maker.Run(t, config(), []struct {
+		Name   string
+		Change func(*tdameritrade.Config)
+		Faults int
+		Says   string
 	}{
 		{"http to localhost", func(*tdameritrade.Config) {}, 0, ""},
 		{"http to LOCALHOST", func(c *tdameritrade.Config) { c.CallbackURL = "http://LOCALHOST" }, 0, ""},
@@ -198,36 +208,22 @@ func TestConfig(t *testing.T) {
 		{"all of it", func(c *tdameritrade.Config) {
 			*c = tdameritrade.Config{ClientID: "a@b", CallbackURL: "http://example.com", BaseURL: "http://example.com"}
 		}, 3, "base URL"},
-	} {
-		c := config()
-		test.change(&c)
-		p, err := tdameritrade.New(c)
-		n := 0
-		if err != nil {
-			n = len(strings.Split(err.Error(), "\n"))
-			for line := range strings.SplitSeq(err.Error(), "\n") {
-				if !strings.HasPrefix(line, "tdameritrade: ") {
-					t.Errorf("%s: %q", test.name, line)
-				}
-			}
-			if !strings.Contains(err.Error(), test.says) {
-				t.Errorf("%s: %v does not say %q", test.name, err, test.says)
-			}
+	})
+}
+
+// FuzzConfig: New takes anything, and makes a whole provider or names faults.
+func FuzzConfig(f *testing.F) {
+	f.Add(key, callback, base)
+	f.Add("", "", "")
+	f.Add(key+"@EMEA.OAUTHAP", "http://example.com,https://example.com", "http://example.com")
+	f.Add("@", "myapp://back", "https://user:pw@[::1]:x/?a#b")
+	f.Fuzz(func(t *testing.T, id, callback, base string) {
+		c := tdameritrade.Config{ClientID: id, CallbackURL: callback, BaseURL: base}
+		if u, err := url.Parse(base); base == "" || err == nil && strings.HasSuffix(strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")), "tdameritrade.com") {
+			c.BaseURL = "http://127.0.0.1:1" // at the real one no login begins: see TestRetired
 		}
-		if n != test.faults || (p == nil) != (n > 0) {
-			t.Errorf("%s: %d faults, want %d: %v", test.name, n, test.faults, err)
-		}
-		if p == nil {
-			continue
-		}
-		login, err := p.Begin(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if page, _ := url.Parse(login.URL); login.RedirectURL != c.CallbackURL || page.Query().Get("redirect_uri") != c.CallbackURL {
-			t.Errorf("%s: the callback was rewritten to %s", test.name, login.RedirectURL)
-		}
-	}
+		maker.Check(t, c)
+	})
 }
 
 type noTransport struct{ t *testing.T }
@@ -269,10 +265,11 @@ func TestRetired(t *testing.T) {
 	}
 }
 
-// TestRefusals has every answer that is on record.
-func TestRefusals(t *testing.T) {
+// TestProvider has the suite, with every refusal that is on record.
+func TestProvider(t *testing.T) {
 	login, rejected, passing := brokerauth.ErrLoginRequired, brokerauth.ErrRejected, brokerauth.ErrUnavailable
-	for _, test := range []struct {
+	var refusals []conformance.Refusal
+	for _, r := range []struct {
 		name   string
 		op     string // empty: both
 		status int
@@ -293,43 +290,31 @@ func TestRefusals(t *testing.T) {
 		{"internal error", "", 500, `{"error":"oops, no"}`, passing, "", "try again later"},
 		{"unavailable", "", 503, ``, passing, "", "try again later"},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			p := at(t, func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("Date", "Fri, 10 May 2024 12:00:18 GMT")
-				w.WriteHeader(test.status)
-				io.WriteString(w, test.body)
-			})
-			for op, do := range map[string]func() error{
-				"refresh": func() error {
-					_, err := p.Refresh(t.Context(), &brokerauth.Token{RefreshToken: "R", LoginBy: time.Now().Add(-time.Hour)})
-					return err
-				},
-				"login": func() error {
-					begun, err := p.Begin(t.Context())
-					if err == nil {
-						_, err = p.Complete(t.Context(), begun, callback+"?code=c&state="+begun.State)
-					}
-					return err
-				},
-			} {
-				if test.op != "" && test.op != op {
-					continue
-				}
-				var e *brokerauth.Error
-				if err := do(); !errors.As(err, &e) {
-					t.Fatalf("%s: %v", op, err)
-				}
-				if e.Kind != test.kind || e.Code != test.code || e.Status != test.status || e.Op != op || e.Provider != "tdameritrade" {
-					t.Errorf("%s: %v (kind %v, code %q), want kind %v, code %q", op, e, e.Kind, e.Code, test.kind, test.code)
-				}
-				if !strings.Contains(e.Hint, test.hint) {
-					t.Errorf("%s: hint %q does not name %q", op, e.Hint, test.hint)
-				}
-				if wait := e.RetryAfter; test.status == 429 && wait != 42*time.Second || test.status != 429 && wait != 0 {
-					t.Errorf("%s: try again in %s", op, wait)
-				}
-			}
+		refusals = append(refusals, conformance.Refusal{Name: r.name, Op: r.op, Status: r.status, Body: r.body, Kind: r.kind, Code: r.code,
+			Says: []string{r.hint}})
+	}
+	conformance.TestProvider(t, conformance.Harness{
+		New: func(transport http.RoundTripper) (brokerauth.Provider, error) {
+			c := config()
+			c.Transport = transport
+			return tdameritrade.New(c)
+		},
+		Refusals: refusals,
+	})
+}
+
+// TestRateWindow: whoever asked too often may ask again when the broker's minute is over.
+func TestRateWindow(t *testing.T) {
+	for status, want := range map[int]time.Duration{429: 42 * time.Second, 503: 0} {
+		p := at(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Date", "Fri, 10 May 2024 12:00:18 GMT")
+			w.WriteHeader(status)
 		})
+		_, err := p.Refresh(t.Context(), &brokerauth.Token{RefreshToken: "R", LoginBy: time.Now().Add(-time.Hour)})
+		var e *brokerauth.Error
+		if !errors.As(err, &e) || e.RetryAfter != want {
+			t.Errorf("HTTP %d: %v, want to try again in %v", status, err, want)
+		}
 	}
 }
 

@@ -205,6 +205,17 @@ func TestGrantStored(t *testing.T) {
 	set.quiet()
 }
 
+// A grant that was mistyped once leaves a record, which asks nobody to log in after it is gone from the settings.
+func TestGrantMistyped(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{}).at("tastytrade", emulator.Config{})
+	p.login()
+	p.with("TASTY_REFRESH_TOKEN", "emulated.mistyped").must(2, "token", "tastytrade")
+	unset := p.with("TASTY_REFRESH_TOKEN", "", "TASTY_CLIENT_SECRET", "", "TASTY_BASE_URL", "")
+	wantAll(t, unset.must(0, "status").out, "tastytrade: not logged in", "does not count", "brokerauth logout tastytrade --identity")
+	unset.must(3, "status", "tastytrade")
+}
+
 // A partner's app logs in on tastytrade's page.
 func TestPartner(t *testing.T) {
 	t.Parallel()

@@ -3,9 +3,11 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"runtime"
 	"slices"
@@ -229,8 +231,11 @@ func (d *doctor) checkStore(ctx context.Context) {
 		err = prove(ctx, store)
 	}
 	if err != nil {
-		d.wrong(max(exitCode(err), 1), "", "store", fmt.Sprintf("%s (%s): %v", store.name, store.how, err),
-			"free space there and make it writable for you alone, or name another by --store disk:DIR", "troubleshooting.md#the-store")
+		todo := "free space there and make it writable for you alone, or name another by --store disk:DIR"
+		if errors.Is(err, fs.ErrPermission) {
+			todo = "" // the error has the command that mends it
+		}
+		d.wrong(max(exitCode(err), 1), "", "store", fmt.Sprintf("%s (%s): %v", store.name, store.how, err), todo, "troubleshooting.md#the-store")
 		return
 	}
 	d.ok("", "store", fmt.Sprintf("%s (%s) can be read and written; logins in it: %d", store.name, store.how, len(d.keys)))
@@ -238,12 +243,8 @@ func (d *doctor) checkStore(ctx context.Context) {
 
 // prove writes, reads and deletes a record that is nobody's login.
 func prove(ctx context.Context, store brokerauth.Store) error {
-	key, record := brokerauth.Key{Provider: "~doctor", Profile: fmt.Sprint(os.Getpid())}, []byte(`{"v":1}`)
-	old, err := store.Load(ctx, key)
-	if err != nil {
-		old = nil // a killed run's is replaced, and what else is wrong the next step tells
-	}
-	if swapped, err := store.CompareAndSwap(ctx, key, old, record); err != nil || !swapped {
+	key, record := brokerauth.Key{Provider: "~doctor", Profile: strings.ToLower(rand.Text())}, []byte(`{"v":1}`)
+	if swapped, err := store.CompareAndSwap(ctx, key, nil, record); err != nil || !swapped {
 		return cmp.Or(err, errors.New("it does not keep what it is given"))
 	}
 	back, err := store.Load(ctx, key)

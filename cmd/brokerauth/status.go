@@ -64,6 +64,8 @@ func (a *app) statusCommand() *cobra.Command {
 		for _, s := range sessions {
 			st, err := s.Status(ctx)
 			stored, isStored := s.Provider.(onlyStored)
+			// The record of a grant that was refused once is no login, and must not ask a person for one for ever.
+			idle := isStored && err == nil && st.KeptAs != "" && !st.LoggedIn && st.MovedTo == ""
 			name := a.who(st.Key)
 			if stored.other {
 				name += " (another app, grant or base URL, " + shortened(st.Key) + "…)"
@@ -85,7 +87,7 @@ func (a *app) statusCommand() *cobra.Command {
 			case stored.other:
 				a.say("%s: %v", name, err)
 			}
-			if stored.other {
+			if stored.other || idle {
 				if !asJSON {
 					a.say("  it does not count here; to delete it, run: %s", a.deletion(st.Key))
 				}

@@ -187,6 +187,16 @@ func (p *place) run(args ...string) result {
 	return p.ended(cmd.Run(), args, &out, &errs)
 }
 
+// runWith runs the command in a way of its own.
+func (p *place) runWith(change func(cmd *exec.Cmd), args ...string) result {
+	p.t.Helper()
+	var out, errs bytes.Buffer
+	cmd := p.command(args...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	change(cmd)
+	return p.ended(cmd.Run(), args, &out, &errs)
+}
+
 func (p *place) ended(err error, args []string, out, errs *bytes.Buffer) result {
 	p.t.Helper()
 	r := result{out: out.String(), errors: errs.String()}

@@ -223,16 +223,6 @@ func TestReaderGone(t *testing.T) {
 	}
 }
 
-// runWith runs the command in a way of its own.
-func (p *place) runWith(change func(cmd *exec.Cmd), args ...string) result {
-	p.t.Helper()
-	var out, errs bytes.Buffer
-	cmd := p.command(args...)
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	change(cmd)
-	return p.ended(cmd.Run(), args, &out, &errs)
-}
-
 // What a flow cannot do is told in the command's words.
 func TestNoFlow(t *testing.T) {
 	t.Parallel()

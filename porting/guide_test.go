@@ -53,3 +53,24 @@ func TestGuideProgram(t *testing.T) {
 		t.Errorf("go vet: %v\n%s", err, out)
 	}
 }
+
+// What older libraries promise has its place in the page for those who come from them.
+func TestComingFromNames(t *testing.T) {
+	page, err := os.ReadFile("../docs/coming-from.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range strings.Fields(`
+		easy_client max_token_age client_from_login_flow callback_timeout interactive requested_browser client_from_manual_flow
+		client_from_token_file client_from_access_functions schwab-generate-token.py token_age get_auth_context client_from_received_url
+		4001 Session assertion_rejected Denied Approved 401 ErrCorrupt --start --finish Keeper %40&session= tokens.json
+		update_tokens TD_CONSUMER_KEY TD_CALLBACK_URL TD_CONFIG_DIR TD_STORE_TOKENS=False DiskCache MemCache SQLCache sqlstore
+		http://localhost:8080 close_after FlaskTDAuth flows.Web _multiprocessing_safe grab_access_token grab_refresh_token grab_url
+		exchange_code_for_token return_refresh_token=False logout account_number @AMER.OAUTHAP ~/.td_python_api TknExpError ForbidError
+		TASTY_CLIENT_SECRET TASTY_REFRESH_TOKEN refresh() is_logged_in() session.client.get("/path") base_url Sandbox .gitignore
+		setup-schwab.md setup-tastytrade.md troubleshooting.md how-oauth-works.md doctor`) {
+		if !strings.Contains(string(page), name) {
+			t.Errorf("the page does not mention %s", name)
+		}
+	}
+}

@@ -57,7 +57,8 @@ func (p *place) quiet() {
 func (p *place) stored() (files []string) {
 	p.t.Helper()
 	filepath.WalkDir(p.dir, func(path string, entry os.DirEntry, err error) error {
-		if name := filepath.Base(path); err == nil && entry.Type().IsRegular() && strings.HasSuffix(name, ".json") && strings.Count(name, ".") == 3 {
+		if name := filepath.Base(path); err == nil && entry.Type().IsRegular() && strings.HasSuffix(name, ".json") &&
+			strings.Count(name, ".") == 3 && name[0] != '~' {
 			files = append(files, path)
 		}
 		return nil
@@ -250,7 +251,7 @@ func TestSandbox(t *testing.T) {
 // pyTD's switch keeps tokens off the disk, or says why it cannot.
 func TestStoreTokens(t *testing.T) {
 	t.Parallel()
-	p := newPlace(t, emulator.Config{}).at("tdameritrade", emulator.Config{}).with("TD_STORE_TOKENS", "False")
+	p := newPlace(t, emulator.Config{}).at("tdameritrade", emulator.Config{}).with("TD_STORE_TOKENS", "False", "BROKERAUTH_STORE", "")
 	for _, command := range []string{"login", "token", "refresh"} {
 		for _, broker := range []string{"tdameritrade", "schwab"} {
 			wantAll(t, p.must(2, command, broker).errors, "TD_STORE_TOKENS", "--store")

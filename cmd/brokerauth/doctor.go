@@ -217,7 +217,7 @@ func (d *doctor) checkProxies() {
 
 // checkStore opens the store, and proves that it keeps what it is given.
 func (d *doctor) checkStore(ctx context.Context) {
-	store, err := d.a.openForTokens(d.found)
+	store, err := d.a.openForTokens(ctx, d.found, "")
 	if err != nil {
 		d.wrong(2, "", "store", err.Error(), "", "troubleshooting.md#the-store")
 		return

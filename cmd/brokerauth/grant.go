@@ -127,7 +127,7 @@ func (a *app) loginGrant(ctx context.Context, b broker, unless bool) error {
 	if err != nil {
 		return err
 	}
-	store, err := a.openForTokens(found)
+	store, err := a.openForTokens(ctx, found, b.name)
 	if err != nil {
 		return err
 	}
@@ -167,6 +167,7 @@ func (a *app) loginGrant(ctx context.Context, b broker, unless bool) error {
 	if err != nil {
 		return err
 	}
+	a.remember(context.WithoutCancel(ctx), st.Key, store)
 	a.say("Client secret and grant are kept in %s (%s): later runs need no settings.", st.KeptAs, store.how)
 	return nil
 }

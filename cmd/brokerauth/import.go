@@ -153,6 +153,7 @@ func (a *app) importLogin(ctx context.Context, s *settings, path string, o porti
 	if err != nil {
 		return err
 	}
+	a.remember(context.WithoutCancel(ctx), st.Key, store)
 	a.say("Kept in %s (%s).", st.KeptAs, store.how)
 	switch {
 	case move:
@@ -167,7 +168,7 @@ func (a *app) importLogin(ctx context.Context, s *settings, path string, o porti
 // settings can be checked.
 func (a *app) importable(ctx context.Context, s *settings, name string) error {
 	if name == "" {
-		_, err := a.openForTokens(s)
+		_, err := a.openForTokens(ctx, s, "")
 		return err
 	}
 	b, err := findBroker(name)
@@ -186,7 +187,7 @@ const portable = "brokerauth"
 
 // importer makes the Session that an imported login of b's goes to.
 func (a *app) importer(ctx context.Context, s *settings, b broker) (*brokerauth.Session, keptStore, error) {
-	store, err := a.openForTokens(s)
+	store, err := a.openForTokens(ctx, s, b.name)
 	if err != nil {
 		return nil, store, err
 	}

@@ -120,12 +120,11 @@ func (k *keeping) announce(format string, args ...any) {
 func (k *keeping) scan(ctx context.Context, told io.Writer) error {
 	quiet := *k.app
 	quiet.err = told
-	sessions, store, err := quiet.allStored(ctx)
-	k.found, k.debug = quiet.found, quiet.debug
+	sessions, err := quiet.allStored(ctx)
+	k.found, k.debug, k.opened, k.atEnd = quiet.found, quiet.debug, quiet.opened, quiet.atEnd
 	if err != nil {
-		return err
+		return err // of one store is enough: what is in it must not count as logged out
 	}
-	k.opened = &store
 	stored := make(map[brokerauth.Key]bool)
 	for _, s := range sessions {
 		info := s.Provider.Info()
@@ -142,10 +141,10 @@ func (k *keeping) scan(ctx context.Context, told io.Writer) error {
 		if old != nil {
 			k.leave(key, old)
 		}
-		s.Observe = k.observer(s)
-		k.kept[key] = s
-		k.tellEnd(ctx, s)
-		k.keeper.Add(s)
+		s.Observe = k.observer(s.Session)
+		k.kept[key] = s.Session
+		k.tellEnd(ctx, s.Session)
+		k.keeper.Add(s.Session)
 	}
 	for key, s := range k.kept {
 		if !stored[key] {

@@ -69,6 +69,7 @@ func (a *app) loginCommand() *cobra.Command {
 		if err := a.ended(ctx, b); err != nil {
 			return err
 		}
+		a.attended = newPrompt(a.in, a.err) != nil
 		found, err := a.settings()
 		if err != nil {
 			return err
@@ -166,6 +167,7 @@ func (a *app) loggedIn(ctx context.Context, b broker, s *brokerauth.Session, sto
 	if err != nil {
 		return err
 	}
+	a.remember(context.WithoutCancel(ctx), st.Key, store)
 	a.say("%s: logged in: %s", a.who(st.Key), clocks(st))
 	a.say("Kept in %s (%s).", st.KeptAs, store.how)
 	if b.afterLogin != "" {

@@ -4,8 +4,17 @@
 //	brokerauth login schwab
 //	brokerauth token schwab --header | curl -H @- https://api.schwabapi.com/trader/v1/accounts/accountNumbers
 //
-// It keeps logins where programs that use the library with disk.New("") find them, and takes part in their refreshes:
-// whoever comes first asks the broker, and all others take what it saved.
+// It keeps logins where programs that use the library with keyring.New("") find them, or in another store that --store
+// names, and takes part in their refreshes: whoever comes first asks the broker, and all others take what it saved.
+//
+// # Stores
+//
+//	keyring          the system's: the default. Where none is running, as in cron and over SSH, the command says so
+//	disk, disk:DIR   plain files that this user alone can read: in the folder of disk.New(""), or in DIR
+//	sealed+disk:DIR  files encrypted under a key that is in the keyring, or under a passphrase
+//	memory           forgotten when the command ends
+//
+// Later commands find the store that a login went to by themselves, and "brokerauth store move" takes logins elsewhere.
 //
 // "brokerauth demo" shows all of it on an emulated broker, without an account.
 //
@@ -23,6 +32,7 @@
 //	SCHWAB_BASE_URL, TD_BASE_URL, TASTY_BASE_URL, TASTY_SANDBOX_BASE_URL
 //	                       an emulated broker, or a proxy; never taken from .env
 //	BROKERAUTH_STORE       like --store; never taken from .env
+//	BROKERAUTH_PASSPHRASE  of a sealed store, if its key is not in the keyring; never taken from .env
 //	BROKERAUTH_LOG         debug: tell on standard error all that happens to a login
 //	BROKERAUTH_FERNET_KEY  the key of an encrypted file that import reads
 //	TD_STORE_TOKENS        False, as for pyTD: like --store memory, unless a store is named
@@ -48,6 +58,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -106,9 +117,12 @@ type app struct {
 	broker         string // what the run is about, for errors; empty: none, or several
 	running        bool   // the command line was understood
 
-	found  *settings  // of the profile; nil: nobody has looked for them
-	opened *keptStore // the store, where it is opened once; nil: it is not
-	debug  bool       // the settings ask for all that happens
+	found *settings // of the profile; nil: nobody has looked for them
+	debug bool      // the settings ask for all that happens
+
+	opened   map[string]keptStore // by name
+	atEnd    []func()             // closes what the stores have opened
+	attended bool                 // a person waits, so a keyring may ask to be unlocked
 }
 
 func (a *app) run(ctx context.Context, args []string) error {
@@ -128,10 +142,13 @@ func (a *app) run(ctx context.Context, args []string) error {
 	root.SetErr(a.err)
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.profile, "profile", "default", "whose login, or what for")
-	flags.StringVar(&a.store, "store", "", `where logins are kept: disk, disk:DIR or memory (default disk)`)
+	flags.StringVar(&a.store, "store", "", storeHelp)
 	root.AddCommand(a.loginCommand(), a.statusCommand(), a.tokenCommand(), a.refreshCommand(), a.logoutCommand(), a.keepCommand(),
-		a.importCommand(), a.exportCommand(), a.migrateCommand(), a.doctorCommand(), a.emulateCommand(), a.demoCommand())
+		a.importCommand(), a.exportCommand(), a.migrateCommand(), a.storeCommand(), a.doctorCommand(), a.emulateCommand(), a.demoCommand())
 	err := root.ExecuteContext(ctx)
+	for _, end := range slices.Backward(a.atEnd) {
+		end()
+	}
 	if err != nil && !a.running {
 		return usageError{err} // cobra's own: it has no type for them
 	}
@@ -175,6 +192,8 @@ func exitCode(err error) int {
 		return 130
 	case isUsage(err), errors.Is(err, brokerauth.ErrRejected):
 		return 2
+	case isUnreachable(err):
+		return 1
 	case errors.Is(err, brokerauth.ErrLoginRequired):
 		return 3
 	case errors.Is(err, brokerauth.ErrUnavailable):
@@ -185,6 +204,11 @@ func exitCode(err error) int {
 
 func isUsage(err error) bool {
 	_, ok := errors.AsType[usageError](err)
+	return ok
+}
+
+func isUnreachable(err error) bool {
+	_, ok := errors.AsType[unreachable](err)
 	return ok
 }
 
@@ -234,7 +258,7 @@ func (a *app) line(command, broker, profile string) string {
 		line += " --profile " + quoted(profile)
 	}
 	if a.store != "" {
-		line += " --store " + quoted(a.store)
+		line += " --store " + quoted(shown(a.store))
 	}
 	return line
 }

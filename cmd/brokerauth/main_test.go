@@ -132,9 +132,10 @@ func newPlace(t testing.TB, config emulator.Config) *place {
 		"HOME": dir, "XDG_CONFIG_HOME": filepath.Join(dir, "config"), "XDG_STATE_HOME": filepath.Join(dir, "state"),
 		"AppData": filepath.Join(dir, "config"), "LocalAppData": filepath.Join(dir, "state"), "SystemRoot": os.Getenv("SystemRoot"),
 		"PATH": os.Getenv("PATH"), "TMPDIR": dir, "TEMP": dir,
-		"GORACE":         "atexit_sleep_ms=0", // else the race detector's second at each exit
-		"BROWSER":        self + " browse approve %s",
-		"SCHWAB_APP_KEY": testKey, "SCHWAB_APP_SECRET": testSecret,
+		"BROKERAUTH_STORE": "disk",              // a test must not look for the user's keyring
+		"GORACE":           "atexit_sleep_ms=0", // else the race detector's second at each exit
+		"BROWSER":          self + " browse approve %s",
+		"SCHWAB_APP_KEY":   testKey, "SCHWAB_APP_SECRET": testSecret,
 		"SCHWAB_CALLBACK_URL": "https://" + freeAddress(t), "SCHWAB_BASE_URL": server.URL,
 	}}
 	return p

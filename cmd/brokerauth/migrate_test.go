@@ -13,7 +13,7 @@ func TestMigrate(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, emulator.Config{}).with("SCHWAB_BASE_URL", "")
 	bare := p.with("SCHWAB_APP_KEY", "", "SCHWAB_APP_SECRET", "", "SCHWAB_CALLBACK_URL", "",
-		"TD_CONSUMER_KEY", "OLDKEY@AMER.OAUTHAP", "TD_CALLBACK_URL", "http://localhost:8080", "TD_STORE_TOKENS", "False")
+		"TD_CONSUMER_KEY", "OLDKEY@AMER.OAUTHAP", "TD_CALLBACK_URL", "http://localhost:8080", "TD_STORE_TOKENS", "False", "BROKERAUTH_STORE", "")
 	r := bare.must(1, "migrate")
 	wantAll(t, r.out, "SCHWAB_CALLBACK_URL=https://127.0.0.1:8080", "unset TD_STORE_TOKENS", "SCHWAB_APP_KEY", "accountNumbers")
 	wantAll(t, r.errors, "left to do")

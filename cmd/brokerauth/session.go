@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,8 +13,6 @@ import (
 
 	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/providers/tdameritrade"
-	"github.com/brokerauth/brokerauth/storage/disk"
-	"github.com/brokerauth/brokerauth/storage/memory"
 )
 
 func brokerNames() []string {
@@ -34,81 +31,13 @@ func findBroker(name string) (broker, error) {
 	return brokers()[i], nil
 }
 
-// keptStore is a store and what people are told of it.
-type keptStore struct {
-	brokerauth.Store
-	name string // as --store takes it
-	how  string // it keeps a login
-	why  string // it was chosen, if nobody has named it
-}
-
-// where says where the login of s is kept, or would be.
-func (store keptStore) where(s *brokerauth.Session) string {
-	if w, ok := store.Store.(interface{ Where(brokerauth.Key) string }); ok {
-		info := s.Provider.Info()
-		return w.Where(brokerauth.Key{Provider: info.Name, Identity: info.Identity, Profile: s.Profile})
-	}
-	return "the store " + store.name
-}
-
-// openStore opens the store that a flag, or else the setting BROKERAUTH_STORE, names.
-func (a *app) openStore(s *settings) (keptStore, error) {
-	if a.opened != nil {
-		return *a.opened, nil
-	}
-	name := a.store
-	if name == "" {
-		var err error
-		if name, err = s.get("BROKERAUTH_STORE"); err != nil {
-			return keptStore{}, usageError{err}
-		}
-	}
-	name = cmp.Or(name, "disk")
-	dir, isDir := strings.CutPrefix(name, "disk:")
-	if !isDir {
-		dir = "" // the user's own
-	}
-	switch {
-	case name == "memory":
-		return keptStore{Store: new(memory.Store), name: name, how: "until this command ends"}, nil
-	case isDir && dir == "":
-		return keptStore{}, usageError{errors.New("the store disk: names no folder: write disk:DIR, or disk for the usual one")}
-	case strings.HasPrefix(dir, "~"):
-		return keptStore{}, usageError{fmt.Errorf("the store %s begins with ~, which no shell replaces there: write the folder's whole path", name)}
-	case isDir || name == "disk":
-		store, err := disk.New(dir)
-		if err != nil {
-			return keptStore{}, usageError{err}
-		}
-		return keptStore{Store: store, name: name, how: "not encrypted, readable by this user alone"}, nil
-	}
-	return keptStore{}, usageError{fmt.Errorf("no store is called %q: there are disk, disk:DIR and memory", name)}
-}
-
-// openForTokens opens the store for a command that gets tokens. Where nobody names one, pyTD's switch counts, which says
-// that no token may be written to a disk.
-func (a *app) openForTokens(s *settings) (keptStore, error) {
-	named, err := s.get("BROKERAUTH_STORE")
-	if err != nil {
-		return keptStore{}, usageError{err}
-	}
-	keep, err := s.get("TD_STORE_TOKENS")
-	if err != nil {
-		return keptStore{}, usageError{err}
-	}
-	if a.store != "" || named != "" || !strings.EqualFold(keep, "False") {
-		return a.openStore(s)
-	}
-	return keptStore{Store: new(memory.Store), name: "memory", how: "until this command ends", why: "TD_STORE_TOKENS is False"}, nil
-}
-
 // open makes the Session that the command line asks for. The caller closes it.
 func (a *app) open(ctx context.Context, b broker, prompt *prompt) (s *brokerauth.Session, store keptStore, asked []string, err error) {
 	found, err := a.settings()
 	if err != nil {
 		return nil, store, nil, err
 	}
-	if store, err = a.openForTokens(found); err != nil {
+	if store, err = a.openForTokens(ctx, found, b.name); err != nil {
 		return nil, store, nil, err
 	}
 	p, asked, err := found.provider(ctx, b, prompt)

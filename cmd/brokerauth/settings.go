@@ -98,6 +98,7 @@ func settingsHelp() string {
 		bases = append(bases, broker.prefix+baseURL)
 	}
 	line("BROKERAUTH_STORE", "like --store; never taken from .env")
+	line(passphrase, "of a sealed store, if its key is not in the keyring; never taken from .env")
 	line("BROKERAUTH_LOG", "debug: tell on standard error all that happens to a login; never taken from .env")
 	line(fernetKey, "of a file that import reads; never taken from .env")
 	line("TD_STORE_TOKENS", "False, as for pyTD: like --store memory, unless a store is named; never taken from .env")

@@ -34,9 +34,8 @@ func (a *app) statusCommand() *cobra.Command {
 	flags.BoolVar(&asJSON, "json", false, "print JSON: an object, or an array if no broker is named")
 	cmd.RunE = a.action(func(ctx context.Context, args []string) error {
 		var (
-			sessions []*brokerauth.Session
-			store    keptStore
-			err      error
+			sessions []placed
+			fault    error // of a store, of several
 		)
 		if len(args) == 1 {
 			b, findErr := findBroker(args[0])
@@ -47,14 +46,18 @@ func (a *app) statusCommand() *cobra.Command {
 			if err := a.ended(ctx, b); err != nil {
 				return err
 			}
-			sessions, store, err = a.stored(ctx, b)
-		} else {
-			sessions, store, err = a.allStored(ctx)
+			found, store, err := a.stored(ctx, b)
+			if err != nil {
+				return err
+			}
+			for _, s := range found {
+				sessions = append(sessions, placed{s, store})
+			}
+		} else if sessions, fault = a.allStored(ctx); len(sessions) == 0 && fault != nil {
+			return fault
 		}
-		if err != nil {
-			return err
-		}
-		var worst error
+		worst := fault
+		a.complain(fault)
 		counted := 0
 		objects := []json.RawMessage{}
 		alike := make(map[brokerauth.Key]int) // logins of one broker and profile
@@ -77,7 +80,7 @@ func (a *app) statusCommand() *cobra.Command {
 			}
 			switch {
 			case asJSON:
-				object, err := withStore(st, store.name, err)
+				object, err := withStore(st, s.store.name, err)
 				if err != nil {
 					return err
 				}
@@ -123,6 +126,8 @@ func (a *app) statusCommand() *cobra.Command {
 			}
 		}
 		switch {
+		case fault != nil && counted == 0:
+			return told{fault} // the logins may be in the store that cannot be read
 		case len(sessions) == 0:
 			return fmt.Errorf("no login is stored: run: brokerauth login BROKER: %w", brokerauth.ErrLoginRequired)
 		case counted == 0:
@@ -143,7 +148,7 @@ func (a *app) stored(ctx context.Context, b broker) ([]*brokerauth.Session, kept
 	if err != nil {
 		return nil, keptStore{}, err
 	}
-	store, err := a.openStore(found)
+	store, err := a.openStore(ctx, found, b.name)
 	if err != nil {
 		return nil, keptStore{}, err
 	}
@@ -178,7 +183,7 @@ func (a *app) identified(ctx context.Context, broker, prefix string) ([]*brokera
 	if prefix == "" {
 		return nil, keptStore{}, usageError{errors.New("--identity is empty: give it what status shows")} // a script's unset variable
 	}
-	_, store, keys, err := a.openKeys(ctx)
+	_, store, keys, err := a.openKeys(ctx, broker)
 	if err != nil {
 		return nil, keptStore{}, err
 	}
@@ -192,13 +197,13 @@ func (a *app) identified(ctx context.Context, broker, prefix string) ([]*brokera
 	return []*brokerauth.Session{a.session(onlyStored{key: keys[0]}, store, a.profile)}, store, nil
 }
 
-// openKeys opens the settings and the store, and lists what is in it.
-func (a *app) openKeys(ctx context.Context) (*settings, keptStore, []brokerauth.Key, error) {
+// openKeys opens the settings and the store of the broker's login, and lists what is in it.
+func (a *app) openKeys(ctx context.Context, broker string) (*settings, keptStore, []brokerauth.Key, error) {
 	found, err := a.settings()
 	if err != nil {
 		return nil, keptStore{}, nil, err
 	}
-	store, err := a.openStore(found)
+	store, err := a.openStore(ctx, found, broker)
 	if err != nil {
 		return nil, keptStore{}, nil, err
 	}
@@ -220,18 +225,35 @@ func (a *app) deletion(key brokerauth.Key) string {
 	return a.line("logout", quoted(key.Provider), key.Profile) + " --identity " + shortened(key)
 }
 
-// allStored returns the Sessions of all stored logins: of all profiles unless one was named.
-func (a *app) allStored(ctx context.Context) ([]*brokerauth.Session, keptStore, error) {
-	found, store, keys, err := a.openKeys(ctx)
+// placed is a Session and its store.
+type placed struct {
+	*brokerauth.Session
+	store keptStore
+}
+
+// allStored returns the Sessions of all stored logins: of all profiles unless one was named. It looks into the store that
+// is named or, if none is, into all that logins went to and the default. A store that cannot be read is an error besides.
+func (a *app) allStored(ctx context.Context) (sessions []placed, err error) {
+	found, err := a.settings()
 	if err != nil {
-		return nil, keptStore{}, err
+		return nil, err
 	}
-	var sessions []*brokerauth.Session
-	for _, key := range keys {
-		if a.named && key.Profile != a.profile {
-			continue
+	stores, err := a.allStores(ctx, found)
+	if len(stores) == 0 {
+		return nil, err
+	}
+	faults := []error{err}
+	var all []brokerauth.Key
+	for _, store := range stores {
+		keys, err := store.keys(ctx)
+		faults = append(faults, err)
+		for _, key := range keys {
+			if a.named && key.Profile != a.profile {
+				continue
+			}
+			sessions = append(sessions, placed{a.session(a.providerOf(ctx, key, found, keys), store, key.Profile), store})
 		}
-		sessions = append(sessions, a.session(a.providerOf(ctx, key, found, keys), store, key.Profile))
+		all = append(all, keys...)
 	}
 	for _, b := range brokers() {
 		// A grant in the settings is a login, stored or not.
@@ -239,13 +261,18 @@ func (a *app) allStored(ctx context.Context) ([]*brokerauth.Session, keptStore, 
 			continue
 		}
 		p, _, err := found.provider(ctx, b, nil)
-		if err != nil || !mints(p) || slices.Contains(keys, brokerauth.Key{Provider: b.name, Identity: p.Info().Identity, Profile: a.profile}) {
+		if err != nil || !mints(p) || slices.Contains(all, brokerauth.Key{Provider: b.name, Identity: p.Info().Identity, Profile: a.profile}) {
 			continue
 		}
-		sessions = append(sessions, a.session(p, store, a.profile))
+		store, err := a.openStore(ctx, found, b.name)
+		if err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		sessions = append(sessions, placed{a.session(p, store, a.profile), store})
 	}
 	a.tell(found)
-	return sessions, store, nil
+	return sessions, errors.Join(faults...)
 }
 
 // providerOf returns the provider of the app that key's login is of, if the settings know it. keys are all that is stored.
@@ -278,7 +305,7 @@ func (store keptStore) keys(ctx context.Context) ([]brokerauth.Key, error) {
 		Keys(context.Context) ([]brokerauth.Key, error)
 	})
 	if !ok {
-		return nil, fmt.Errorf("the store %s cannot list its logins: name a broker and set its settings: %w", store.name, errors.ErrUnsupported)
+		return nil, errors.ErrUnsupported
 	}
 	keys, err := lister.Keys(ctx)
 	return slices.DeleteFunc(keys, func(key brokerauth.Key) bool { return strings.HasPrefix(key.Provider, "~") }), err

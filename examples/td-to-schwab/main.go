@@ -61,7 +61,7 @@ func setting(name, otherwise string) string {
 
 // accounts prints what the API says at path. It asks a person to log in only if the login ends within twelve hours.
 func accounts(ctx context.Context, app brokerauth.Provider, path string) error {
-	store, err := disk.New("") // where the brokerauth command keeps its logins, too
+	store, err := disk.New("") // as does: brokerauth login schwab --store disk
 	if err != nil {
 		return err
 	}

@@ -65,7 +65,7 @@ type Store struct {
 
 // New returns the store in the folder dir, which the first write makes if it is missing; New and Load touch nothing.
 //
-// An empty dir is the user's own folder, which the brokerauth command uses, too: brokerauth/logins in $XDG_STATE_HOME
+// An empty dir is the user's own folder, which is the brokerauth command's store disk, too: brokerauth/logins in $XDG_STATE_HOME
 // or ~/.local/state, on macOS in ~/Library/Application Support, on Windows in %LocalAppData%. It is an error if these
 // are not set.
 func New(dir string) (*Store, error) {

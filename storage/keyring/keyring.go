@@ -75,10 +75,11 @@ type Store struct {
 	lock    *lock.File // held while the keyring is changed
 	// turn is held by the one who talks to the keyring. So a keyring that hangs holds up one goroutine, however often
 	// it is called.
-	turn chan struct{}
-	hung atomic.Bool // whoever has the turn was given up, and still waits for the keyring
-	open func(ctx context.Context, service string, prompt bool) (ring, error)
-	item int // the most bytes of an item
+	turn  chan struct{}
+	hung  atomic.Bool // whoever has the turn was given up, and still waits for the keyring
+	open  func(ctx context.Context, service string, prompt bool) (ring, error)
+	item  int           // the most bytes of an item
+	quick time.Duration // how long one call may take that waits for no person
 	// kept is the connection of the last visit, for one that comes soon, and timer ends that. Both go with the turn.
 	kept  ring
 	timer *time.Timer
@@ -114,7 +115,7 @@ func New(service string) (*Store, error) {
 func newStore(service, dir string) *Store {
 	return &Store{
 		service: service, dir: dir, lock: lock.New(lockPath(service, dir)), turn: make(chan struct{}, 1), open: openRing,
-		item: maxItem,
+		item: maxItem, quick: quick,
 	}
 }
 
@@ -378,9 +379,9 @@ func (s *Store) acquire(ctx context.Context) error {
 // patience is how long one call may take.
 func (s *Store) patience() time.Duration {
 	if s.Prompt {
-		return person + quick
+		return person + s.quick
 	}
-	return quick
+	return s.quick
 }
 
 // enter waits for the turn, for as long as there is progress: whoever has it is given up in time.

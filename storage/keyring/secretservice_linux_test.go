@@ -171,7 +171,9 @@ func TestStore(t *testing.T) {
 		t.Setenv(inChild, "1")
 	}
 	conformance.TestStore(t, func(t *testing.T, at string) brokerauth.Store {
-		return keyring.NewAt(filepath.Base(at), at)
+		store := keyring.NewAt(filepath.Base(at), at)
+		keyring.Patient(store)
+		return store
 	})
 }
 
@@ -180,6 +182,7 @@ func TestGnomeKeyring(t *testing.T) {
 	home, _ := startKeyring(t)
 	store := keyring.NewAt("test", t.TempDir())
 	keyring.SmallItems(store)
+	keyring.Patient(store)
 	secretTool := func(args ...string) (out []byte, err error) {
 		t.Helper()
 		for range 3 {
@@ -218,6 +221,7 @@ func TestGnomeKeyringLocked(t *testing.T) {
 	startKeyring(t)
 	dir := t.TempDir()
 	store := keyring.NewAt("test", dir)
+	keyring.Patient(store)
 	mustSwap(t, store, nil, small)
 	login := []dbus.ObjectPath{"/org/freedesktop/secrets/collection/login"}
 	service := dial(t).Object("org.freedesktop.secrets", "/org/freedesktop/secrets")
@@ -243,7 +247,9 @@ func TestGnomeKeyringStopped(t *testing.T) {
 	_, pid := startKeyring(t)
 	dir := t.TempDir()
 	store := keyring.NewAt("test", dir)
-	mustSwap(t, store, nil, small)
+	first := keyring.NewAt("test", dir)
+	keyring.Patient(first)
+	mustSwap(t, first, nil, small)
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -260,14 +266,17 @@ func TestGnomeKeyringStopped(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	mustHold(t, store, small)
-	mustSwap(t, keyring.NewAt("test", dir), small, other)
+	patient := keyring.NewAt("test", dir)
+	keyring.Patient(patient)
+	mustHold(t, patient, small)
+	mustSwap(t, patient, small, other)
 }
 
 // A keyring that is started anew between two calls is found again, without an error.
 func TestGnomeKeyringStartedAnew(t *testing.T) {
 	home, pid := startKeyring(t)
 	store := keyring.NewAt("test", t.TempDir())
+	keyring.Patient(store)
 	mustSwap(t, store, nil, small)
 	gone := func() bool {
 		owned := true
@@ -515,7 +524,9 @@ func startPretend(t *testing.T, p *pretend) *keyring.Store {
 	if _, err := p.conn.RequestName("org.freedesktop.secrets", dbus.NameFlagDoNotQueue); err != nil {
 		t.Fatal(err)
 	}
-	return keyring.NewAt("test", t.TempDir())
+	store := keyring.NewAt("test", t.TempDir())
+	keyring.Patient(store)
+	return store
 }
 
 func (p *pretend) counts() [2]int {

@@ -20,6 +20,9 @@ func NewAt(service, dir string) *Store { return newStore(service, dir) }
 // SmallItems makes s keep records in parts as on Windows.
 func SmallItems(s *Store) { s.item = 2560 }
 
+// Patient makes s wait for a keyring that a busy machine slows down.
+func Patient(s *Store) { s.quick = time.Minute }
+
 var (
 	ErrMissing  = errMissing
 	ErrTooLarge = errTooLarge

@@ -24,6 +24,37 @@ type (
 	dataKey [keySize]byte
 )
 
+// The kinds of secret that open a sealed store, as [Kinds] names them.
+const (
+	KindKey        = "key"      // [Key]
+	KindPassphrase = "argon2id" // [Passphrase]
+	KindKept       = "kept"     // [KeptIn]
+)
+
+// Kinds returns the kinds of secret under which inner's records are sealed, each once; none if nothing is sealed there
+// yet. A program learns from it which secret to ask for. The store itself needs none of it.
+func Kinds(ctx context.Context, inner brokerauth.Store) ([]string, error) {
+	s := &store{inner: inner}
+	raw, err := inner.Load(ctx, ringKey)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var slots []slot
+	if err == nil {
+		_, slots, err = parse(raw)
+	}
+	if err != nil {
+		return nil, s.ringError(err)
+	}
+	var kinds []string
+	for _, sl := range slots {
+		if !slices.Contains(kinds, sl.Kind) {
+			kinds = append(kinds, sl.Kind)
+		}
+	}
+	return kinds, nil
+}
+
 // ring is a key record, opened.
 type ring struct {
 	raw   []byte            // the record; nil: there is none
@@ -54,10 +85,9 @@ type slot struct {
 }
 
 const (
-	recordVersion  = 1
-	kindPassphrase = "argon2id"
-	maxSlots       = 64
-	entrySize      = len(keyID{}) + len(dataKey{})
+	recordVersion = 1
+	maxSlots      = 64
+	entrySize     = len(keyID{}) + len(dataKey{})
 )
 
 // bearable reports whether a passphrase's parameters neither are weaker than anybody should choose (the floor is the
@@ -185,7 +215,7 @@ func parse(raw []byte) ([]json.RawMessage, []slot, error) {
 		if err := json.Unmarshal(record.Slots[i], &sl); err != nil {
 			return nil, nil, fmt.Errorf("one cannot be read: %w", brokerauth.ErrCorrupt)
 		}
-		if sl.Kind == kindPassphrase && !sl.bearable() {
+		if sl.Kind == KindPassphrase && !sl.bearable() {
 			return nil, nil, fmt.Errorf("one asks for %d passes over %d KiB by %d threads and %d bytes of salt, which this "+
 				"library never wrote: %w", sl.Passes, sl.KiB, sl.Threads, len(sl.Salt), brokerauth.ErrCorrupt)
 		}

@@ -1,0 +1,395 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/brokerauth/brokerauth/conformance/emulator"
+	"github.com/brokerauth/brokerauth/storage/keyring"
+)
+
+// withKeyring starts a gnome-keyring on a bus of its own, and returns the place with that bus and without a named store.
+func (p *place) withKeyring() *place {
+	p.t.Helper()
+	for _, engine := range []string{"dbus-run-session", "gnome-keyring-daemon"} {
+		if _, err := exec.LookPath(engine); err != nil {
+			if os.Getenv("CI") == "true" {
+				p.t.Fatal(err)
+			}
+			p.t.Skip("there is no gnome-keyring to test with: install gnome-keyring and dbus")
+		}
+	}
+	dir, err := os.MkdirTemp("", "bus-") // a socket's path must be short
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { os.RemoveAll(dir) })
+	config := filepath.Join(dir, "bus.conf")
+	if err := os.WriteFile(config, fmt.Appendf(nil, `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>session</type><listen>unix:tmpdir=%s</listen><auth>EXTERNAL</auth>
+<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy>
+</busconfig>`, dir), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	cmd := exec.Command("dbus-run-session", "--config-file="+config, "--", "sh", "-c",
+		`printf pw | gnome-keyring-daemon --foreground --unlock --components=secrets >/dev/null 2>&1 & `+
+			`for i in $(seq 300); do dbus-send --session --print-reply --dest=org.freedesktop.DBus /org/freedesktop/DBus `+
+			`org.freedesktop.DBus.NameHasOwner string:org.freedesktop.secrets | grep -q true && break; sleep 0.1; done; `+
+			`echo "$DBUS_SESSION_BUS_ADDRESS"; cat >/dev/null; kill -KILL $!`)
+	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_RUNTIME_DIR="+dir, "XDG_DATA_HOME="+dir)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() {
+		stdin.Close()
+		cmd.Wait()
+	})
+	address := make([]byte, 4096)
+	n, err := stdout.Read(address)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return p.with("BROKERAUTH_STORE", "", "DBUS_SESSION_BUS_ADDRESS", strings.TrimSpace(string(address[:n])))
+}
+
+// noBus leads to no keyring, whatever this machine has.
+const noBus = "unix:path=/nonexistent/bus"
+
+// Where no keyring is and nobody names a store, the command says so, names a flag, and keeps nothing in plain files.
+func TestNoKeyring(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{}).with("BROKERAUTH_STORE", "", "DBUS_SESSION_BUS_ADDRESS", noBus)
+	for _, args := range [][]string{{"login", "schwab"}, {"token", "schwab"}, {"status"}, {"status", "schwab"}, {"logout", "schwab"}} {
+		wantAll(t, p.must(1, args...).errors, "no keyring can be reached", "--store disk:")
+	}
+	if n, files := len(p.broker.Requests()), p.stored(); n != 0 || len(files) != 0 {
+		t.Errorf("the broker was asked %d times, and %q stored", n, files)
+	}
+	// The store that a login went to is found again, from anywhere, and the missing keyring matters no more.
+	dir := filepath.Join(p.dir, "logins")
+	wantAll(t, p.login("--store", "disk:logins").out, "Kept in file "+dir, "not encrypted")
+	p.must(0, "token", "schwab")
+	elsewhere := p.command("status", "schwab")
+	elsewhere.Dir = t.TempDir()
+	if out, err := elsewhere.CombinedOutput(); err != nil {
+		t.Errorf("from another folder: %v: %s", err, out)
+	}
+	wantAll(t, p.must(0, "status").out, "kept in file "+dir)
+	p.must(3, "token", "schwab", "--store", "disk")
+	p.must(3, "token", "schwab", "--profile", "other", "--store", "disk")
+	wantAll(t, p.must(1, "token", "schwab", "--profile", "other").errors, "--store disk:") // it has no store yet
+	p.must(0, "logout", "schwab")
+	p.must(3, "token", "schwab")
+	p.must(0, "login", "schwab") // it stays the profile's
+	p.must(0, "token", "schwab")
+}
+
+// With a keyring it is the default; a login in it is found where it is in reach, and named where it is not.
+func TestKeyringStore(t *testing.T) {
+	p := newPlace(t, emulator.Config{}).withKeyring()
+	wantAll(t, p.login().out, "Kept in OS keyring, service brokerauth", "encrypted by the system")
+	if files := p.stored(); len(files) != 0 {
+		t.Errorf("plain files hold %q", files)
+	}
+	token := p.must(0, "token", "schwab").out
+	wantAll(t, p.must(0, "status", "--json").out, `"store":"keyring"`)
+	wantAll(t, p.must(0, "refresh", "schwab").out, "refreshed")
+
+	// A program with keyring.New("") finds the command's logins.
+	t.Setenv("DBUS_SESSION_BUS_ADDRESS", p.env["DBUS_SESSION_BUS_ADDRESS"])
+	store, err := keyring.New("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := store.Keys(t.Context())
+	if err != nil || len(keys) != 1 || keys[0].Provider != "schwab" {
+		t.Fatalf("the keyring's keys are %q, %v", keys, err)
+	}
+
+	cron := p.with("DBUS_SESSION_BUS_ADDRESS", noBus)
+	for _, args := range [][]string{{"token", "schwab"}, {"status", "schwab"}, {"status"}, {"refresh", "schwab"}, {"logout", "schwab"}} {
+		wantAll(t, cron.must(1, args...).errors, "brokerauth store move keyring disk:DIR")
+	}
+	// To files, and back.
+	before, err := store.Load(t.Context(), keys[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(p.dir, "moved")
+	wantAll(t, p.must(0, "store", "move", "keyring", "disk:"+dir).out, "schwab: moved", "logged in ")
+	if text, err := os.ReadFile(p.record()); err != nil || !bytes.Equal(text, before) || filepath.Dir(p.record()) != dir {
+		t.Errorf("what was moved is another: %v", err)
+	}
+	if _, err := store.Load(t.Context(), keys[0]); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the keyring still has it: %v", err)
+	}
+	if again := cron.must(0, "token", "schwab").out; again == token {
+		t.Error("the token is older than the refresh")
+	}
+	wantAll(t, p.must(0, "store", "move", "keyring", "disk:"+dir).out, "no login")
+	p.must(0, "store", "move", "disk:"+dir, "keyring")
+	if now, err := store.Load(t.Context(), keys[0]); err != nil || !bytes.Equal(now, before) {
+		t.Errorf("back in the keyring it is another: %v", err)
+	}
+	wantAll(t, cron.must(1, "token", "schwab").errors, "store move")
+
+	// Encrypted files, whose key is in the keyring: without it they are out of reach, and nobody is asked to log in.
+	locked := "sealed+disk:" + dir
+	wantAll(t, p.must(0, "store", "move", "keyring", locked).out, "schwab: moved")
+	if text, err := os.ReadFile(p.record()); err != nil || bytes.Contains(text, []byte("access_token")) || bytes.Contains(text, []byte("emulated.")) {
+		t.Errorf("the file is not encrypted: %v", err)
+	}
+	p.must(0, "token", "schwab")
+	wantAll(t, cron.must(1, "token", "schwab").errors, "no keyring can be reached", "store move")
+	wantAll(t, p.must(0, "status").out, "schwab")
+	p.must(0, "logout", "schwab")
+	wantAll(t, p.login("--store", locked).out, "its key is in the OS keyring")
+	p.must(0, "token", "schwab")
+	p.must(0, "logout", "schwab")
+	p.quiet()
+}
+
+// A passphrase seals where no keyring is; it comes from a file, the environment or a person.
+func TestSealedStore(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{}).with("BROKERAUTH_STORE", "", "DBUS_SESSION_BUS_ADDRESS", noBus)
+	name := "sealed+disk:" + filepath.Join(p.dir, "logins")
+	wantAll(t, p.must(2, "login", "schwab", "--store", name).errors, "BROKERAUTH_PASSPHRASE_FILE")
+	const words = "correct horse battery staple"
+	set := p.with("BROKERAUTH_PASSPHRASE_FILE", p.write("secret/words", words+"\n", 0o600))
+	wantAll(t, set.login("--store", name).out, "encrypted under a passphrase")
+	if text, err := os.ReadFile(p.record()); err != nil || bytes.Contains(text, []byte("emulated.")) {
+		t.Errorf("the file is not encrypted: %v", err)
+	}
+	set.must(0, "token", "schwab")
+	p.with("BROKERAUTH_PASSPHRASE", words).must(0, "token", "schwab")
+	wantAll(t, p.must(2, "token", "schwab").errors, "BROKERAUTH_PASSPHRASE_FILE") // found again, and its passphrase is missing
+	before, err := os.ReadFile(p.record())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong := p.with("BROKERAUTH_PASSPHRASE", "wrong")
+	wrong.must(2, "token", "schwab")
+	wrong.must(2, "login", "schwab")
+	if after, err := os.ReadFile(p.record()); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("a wrong passphrase changed the record: %v", err)
+	}
+	// Another passphrase by moving, and out of it.
+	wantAll(t, set.must(0, "store", "move", name, "disk:"+filepath.Join(p.dir, "plain")).out, "schwab: moved")
+	p.must(0, "token", "schwab")
+	for _, bad := range []string{"sealed+memory", "sealed+", "sealed+sealed+disk:x"} {
+		p.must(2, "token", "schwab", "--store", bad)
+	}
+	if said := set.all.String() + p.all.String(); strings.Contains(said, words) {
+		t.Error("the passphrase was told")
+	}
+	set.quiet()
+	p.quiet()
+}
+
+// What a person types at a terminal is the passphrase, and nothing of it shows.
+func TestPassphraseTyped(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{}).with("BROKERAUTH_STORE", "", "DBUS_SESSION_BUS_ADDRESS", noBus)
+	name := "sealed+disk:" + filepath.Join(p.dir, "logins")
+	const words = "typed by a person"
+	if shown, code := p.typing([]string{"login", "schwab", "--store", name}, "passphrase: ", words, "again", words); code != 0 || strings.Contains(shown, words) {
+		t.Fatalf("login: exit code %d\n%s", code, shown)
+	}
+	if shown, code := p.typing([]string{"token", "schwab"}, "passphrase: ", words); code != 0 || strings.Contains(shown, words) {
+		t.Fatalf("token: exit code %d\n%s", code, shown)
+	}
+	if shown, code := p.typing([]string{"token", "schwab"}, "passphrase: ", "another"); code != 2 {
+		t.Fatalf("token with another passphrase: exit code %d\n%s", code, shown)
+	}
+	p.with("BROKERAUTH_PASSPHRASE", words).must(0, "token", "schwab")
+	other := "sealed+disk:" + filepath.Join(p.dir, "other")
+	if shown, code := p.typing([]string{"login", "schwab", "--store", other}, "passphrase: ", words, "again", "a slip"); code != 2 || !strings.Contains(shown, "differ") {
+		t.Fatalf("two passphrases: exit code %d\n%s", code, shown)
+	}
+}
+
+// Every login moves with its age; what was interrupted goes on; nothing is removed that did not arrive.
+func TestStoreMove(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{}).at("tdameritrade", emulator.Config{}).with("BROKERAUTH_STORE", "")
+	from, to := filepath.Join(p.dir, "from"), filepath.Join(p.dir, "to")
+	const profiles = 12
+	for i := range profiles {
+		p.login("--store", "disk:"+from, "--profile", "p"+strconv.Itoa(i))
+	}
+	p.must(0, "login", "tdameritrade", "--store", "disk:"+from)
+	records := func(dir string) map[string][]byte {
+		found := map[string][]byte{}
+		files, _ := filepath.Glob(filepath.Join(dir, "[a-z]*.json"))
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found[filepath.Base(file)] = text
+		}
+		return found
+	}
+	all := records(from)
+	if len(all) != profiles+1 {
+		t.Fatalf("%d logins are stored", len(all))
+	}
+	// Killed again and again, it loses nothing.
+	for delay := time.Duration(0); ; delay += 3 * time.Millisecond {
+		cmd := p.command("store", "move", "disk:"+from, "disk:"+to)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		kill := time.AfterFunc(delay, func() { cmd.Process.Kill() })
+		err := cmd.Wait()
+		kill.Stop()
+		old, moved := records(from), records(to)
+		for name, text := range all {
+			if !bytes.Equal(old[name], text) && !bytes.Equal(moved[name], text) {
+				t.Fatalf("killed after %v: %s is in neither place", delay, name)
+			}
+		}
+		if err == nil {
+			if len(old) != 0 || len(moved) != len(all) {
+				t.Fatalf("moved: %d are left and %d arrived, of %d", len(old), len(moved), len(all))
+			}
+			break
+		}
+	}
+	p.must(0, "token", "schwab", "--profile", "p3")
+	p.must(0, "token", "tdameritrade")
+	wantAll(t, p.must(0, "status", "schwab", "--profile", "p3").out, "logged in ", to)
+
+	// A login that is in both places in two forms stays in both, and the rest moves.
+	p.login("--store", "disk:"+from, "--profile", "p3")
+	p.login("--store", "disk:"+from, "--profile", "new")
+	r := p.must(1, "store", "move", "disk:"+from, "disk:"+to)
+	wantAll(t, r.errors, "p3", "another login")
+	if left := records(from); len(left) != 1 || len(records(to)) != len(all)+1 {
+		t.Errorf("%d are left", len(left))
+	}
+	for _, bad := range [][]string{{"disk:" + from, "disk:" + from}, {"memory", "disk:" + from}, {"disk:" + from, "memory"}, {"disk:" + from}, {"nowhere", "disk"}} {
+		p.must(2, append([]string{"store", "move"}, bad...)...)
+	}
+	p.quiet()
+}
+
+// A login that is renewed while it moves arrives renewed, and one that was renewed where it arrived is not put back.
+func TestMoveRenewed(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{}).with("BROKERAUTH_STORE", "")
+	from, to := filepath.Join(p.dir, "from"), filepath.Join(p.dir, "to")
+	p.login("--store", "disk:"+from)
+	old, err := os.ReadFile(p.record())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Base(p.record())
+	p.must(0, "store", "move", "disk:"+from, "disk:"+to)
+	p.must(0, "refresh", "schwab")
+	renewed, err := os.ReadFile(filepath.Join(to, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As if the move had been killed before it removed what it had copied.
+	p.write("from/"+file, string(old), 0o600)
+	wantAll(t, p.must(0, "store", "move", "disk:"+from, "disk:"+to).out, "schwab: moved")
+	if now, err := os.ReadFile(p.record()); err != nil || !bytes.Equal(now, renewed) {
+		t.Errorf("the renewed login was replaced: %v", err)
+	}
+}
+
+// Without a home a named folder serves, and nothing else is guessed.
+func TestNoHome(t *testing.T) {
+	t.Parallel()
+	base := newPlace(t, emulator.Config{})
+	p := base.with("HOME", "", "XDG_STATE_HOME", "", "XDG_CONFIG_HOME", "", "BROKERAUTH_STORE", "", "DBUS_SESSION_BUS_ADDRESS", noBus)
+	dir := "disk:" + filepath.Join(p.dir, "logins")
+	wantAll(t, p.must(2, "login", "schwab", "--store", "disk").errors, "HOME")
+	r := p.login("--store", dir)
+	wantAll(t, r.errors, "name the store again")
+	p.must(0, "token", "schwab", "--store", dir)
+	p.must(0, "status", "--store", dir)
+}
+
+// A store's password is neither noted nor shown.
+func TestShownStore(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"disk:/a/b":                  "disk:/a/b",
+		"sealed+disk:/a":             "sealed+disk:/a",
+		"postgres://u:S3cr3t@h:1/db": "postgres://u@h:1/db",
+		"postgres://h/db?password=S3cr3t&sslmode=require": "postgres://h/db?sslmode=require",
+		"redis://:S3cr3t@h/0":                             "redis://h/0",
+		"redis://u:S3cr%zz3t@h":                           "redis://…",
+	} {
+		if got := shown(name); got != want && !(strings.HasPrefix(name, "redis://:") && !strings.Contains(got, "S3cr3t")) {
+			t.Errorf("shown(%q) = %q, want %q", name, got, want)
+		}
+	}
+}
+
+// A command whose lock others spoil, or that is another user's, says what is wrong.
+func TestNotesSpoiled(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{}).with("BROKERAUTH_STORE", "", "DBUS_SESSION_BUS_ADDRESS", noBus)
+	p.login("--store", "disk:"+filepath.Join(p.dir, "logins"))
+	notes := filepath.Join(p.env["XDG_STATE_HOME"], "brokerauth", "stores")
+	files, err := filepath.Glob(filepath.Join(notes, "~kept-in.*.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("the notes are %q, %v", files, err)
+	}
+	if err := os.Chmod(files[0], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	wantAll(t, p.must(1, "token", "schwab").errors, "chmod 600", "--store")
+}
+
+// typing runs the command in a terminal of its own, and answers each question with what follows it.
+func (p *place) typing(args []string, dialog ...string) (shown string, code int) {
+	p.t.Helper()
+	person, program := terminal(p.t.(*testing.T))
+	screen := new(buffer)
+	go func() {
+		for b := make([]byte, 1024); ; {
+			n, err := person.Read(b)
+			if err != nil {
+				return
+			}
+			screen.Write(b[:n])
+		}
+	}()
+	cmd := p.command(args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = program, program, program
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	for i := 0; i < len(dialog); i += 2 {
+		until(p.t.(*testing.T), "it asks for "+dialog[i], func() bool { return strings.Contains(screen.String(), dialog[i]) })
+		person.WriteString(dialog[i+1] + "\n")
+	}
+	code = exitOf(cmd.Wait())
+	until(p.t.(*testing.T), "all of it is shown", func() bool { return code == 0 || strings.Contains(screen.String(), "brokerauth: ") })
+	return screen.String(), code
+}

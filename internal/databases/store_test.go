@@ -88,6 +88,16 @@ func openDB(t testing.TB, driver, address string) *sql.DB {
 	return db
 }
 
+// openPool opens a pool of so many connections at the most.
+func openPool(driver, address string, connections int) (*sql.DB, error) {
+	db, err := sql.Open(driver, address)
+	if err == nil {
+		db.SetMaxOpenConns(connections)
+		db.SetMaxIdleConns(connections)
+	}
+	return db, err
+}
+
 func create(t testing.TB, db *sql.DB, dialect sqlstore.Dialect) *sqlstore.Store {
 	t.Helper()
 	store, err := sqlstore.New(db, dialect)

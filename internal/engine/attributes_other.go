@@ -2,8 +2,14 @@
 
 package engine
 
-import "syscall"
+import (
+	"syscall"
+	"testing"
+)
 
 func attributes() *syscall.SysProcAttr { return nil }
 
 func own(string) error { return nil }
+
+// SmallDisk reports that no small file system can be mounted here.
+func SmallDisk(testing.TB, *Server, int) (dir string, ok bool) { return "", false }

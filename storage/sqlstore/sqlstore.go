@@ -101,7 +101,7 @@ func (s *Store) Load(ctx context.Context, key brokerauth.Key) ([]byte, error) {
 		return nil, err
 	}
 	var record []byte
-	err := s.try(ctx, func(ctx context.Context) error {
+	err := s.try(ctx, reads, func(ctx context.Context) error {
 		return s.db.QueryRowContext(ctx, s.sql(load), key.String()).Scan(&record)
 	})
 	switch {
@@ -140,14 +140,14 @@ func (s *Store) CompareAndSwap(ctx context.Context, key brokerauth.Key, old, new
 	case old == nil && new == nil:
 		// Two statements, but there is nothing to swap: copies of what is gone go, and then there is a record or none.
 		if _, err = s.exec(ctx, sweep, name); err == nil {
-			err = s.try(ctx, func(ctx context.Context) error {
+			err = s.try(ctx, reads, func(ctx context.Context) error {
 				return s.db.QueryRowContext(ctx, s.sql(absent), name).Scan(&changed)
 			})
 		}
 	case old == nil:
 		changed, err = s.exec(ctx, create, name, new)
 	case new == nil && s.dialect == PostgreSQL:
-		err = s.try(ctx, func(ctx context.Context) error {
+		err = s.try(ctx, writes, func(ctx context.Context) error {
 			return s.db.QueryRowContext(ctx, s.sql(dropPostgreSQL), name, old).Scan(&changed)
 		})
 	case new == nil:
@@ -172,7 +172,7 @@ func (s *Store) Keys(ctx context.Context) ([]brokerauth.Key, error) {
 	var keys []brokerauth.Key
 	for after, full := "", true; full; {
 		var names []string
-		err := s.try(ctx, func(ctx context.Context) error {
+		err := s.try(ctx, reads, func(ctx context.Context) error {
 			names = nil
 			rows, err := s.db.QueryContext(ctx, s.sql(list), after, page)
 			if err != nil {
@@ -245,7 +245,7 @@ func (s *Store) sql(statement string) string {
 
 // exec returns how many rows a statement has changed.
 func (s *Store) exec(ctx context.Context, statement string, args ...any) (changed int64, err error) {
-	err = s.try(ctx, func(ctx context.Context) error {
+	err = s.try(ctx, writes, func(ctx context.Context) error {
 		result, err := s.db.ExecContext(ctx, s.sql(statement), args...)
 		if err == nil {
 			changed, err = result.RowsAffected()
@@ -255,11 +255,22 @@ func (s *Store) exec(ctx context.Context, statement string, args ...any) (change
 	return changed, err
 }
 
-// try runs one statement, and again where others are in its way and nothing was done.
-func (s *Store) try(ctx context.Context, statement func(ctx context.Context) error) error {
+// What a statement does, as far as trying again goes.
+const (
+	reads  = true
+	writes = false
+)
+
+// staleConnections is how many connections one after the other may turn out to be dead, as after a restart of the server.
+const staleConnections = 5
+
+// try runs one statement, and again where others are in its way and nothing was done. One that reads it runs again on
+// another connection, too, where the first has ended.
+func (s *Store) try(ctx context.Context, reads bool, statement func(ctx context.Context) error) error {
 	bounded, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var blocked *fault
+	stale := 0
 	for delay := time.Millisecond; ; delay = min(2*delay, 50*time.Millisecond) {
 		err := statement(bounded)
 		switch {
@@ -274,6 +285,10 @@ func (s *Store) try(ctx context.Context, statement func(ctx context.Context) err
 			return blocked
 		}
 		e := s.explain(err)
+		if reads && e.unknown && stale < staleConnections {
+			stale++
+			continue
+		}
 		if !e.again {
 			return e
 		}

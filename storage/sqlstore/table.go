@@ -94,7 +94,7 @@ func (s *Store) migrate(ctx context.Context) error {
 // version is that of the table, and 0 if it is empty.
 func (s *Store) version(ctx context.Context) (version int, err error) {
 	var record []byte
-	err = s.try(ctx, func(ctx context.Context) error {
+	err = s.try(ctx, reads, func(ctx context.Context) error {
 		rows, err := s.db.QueryContext(ctx, s.sql(load), versionRow)
 		if err != nil {
 			return err
@@ -119,7 +119,7 @@ func (s *Store) version(ctx context.Context) (version int, err error) {
 // checkDurable finds settings under which a change that was reported may be lost.
 func (s *Store) checkDurable(ctx context.Context) error {
 	ask := func(question string) (answer string, err error) {
-		err = s.try(ctx, func(ctx context.Context) error {
+		err = s.try(ctx, reads, func(ctx context.Context) error {
 			return s.db.QueryRowContext(ctx, question).Scan(&answer)
 		})
 		return answer, err
@@ -155,7 +155,7 @@ func (s *Store) checkDurable(ctx context.Context) error {
 
 // reconnect has the pool throw a connection away.
 func (s *Store) reconnect(ctx context.Context) error {
-	return s.try(ctx, func(ctx context.Context) error {
+	return s.try(ctx, writes, func(ctx context.Context) error {
 		c, err := s.db.Conn(ctx)
 		if err != nil {
 			return err

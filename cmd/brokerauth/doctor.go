@@ -143,6 +143,9 @@ func (d *doctor) say() {
 			d.a.say("       see: %s", f.See)
 		}
 	}
+	if d.verdict() == nil {
+		d.a.say("Nothing must be mended.")
+	}
 }
 
 // examine looks at everything. Whatever is wrong with one thing, it goes on to the next.

@@ -23,6 +23,7 @@ func TestTroubleshootingStuck(t *testing.T) {
 }
 
 var (
+	subcommand  = regexp.MustCompile(`(?m)^  ([a-z]+)  +[A-Z]`)
 	commandLine = regexp.MustCompile("\\bbrokerauth ([a-z]+)\\b([^`|\n;#)]*)")
 	flagName    = regexp.MustCompile(`(?:^| )(--[a-z-]+)`)
 	settingName = regexp.MustCompile(`\b(?:SCHWAB|TD|TASTY|BROKERAUTH)_[A-Z_]+\b`)
@@ -35,8 +36,11 @@ func TestDocs(t *testing.T) {
 	p := newPlace(t, emulator.Config{})
 	help := p.must(0, "--help").out
 	helps := make(map[string]string)
-	for _, m := range regexp.MustCompile(`(?m)^  ([a-z]+)  +[A-Z]`).FindAllStringSubmatch(help, -1) {
+	for _, m := range subcommand.FindAllStringSubmatch(help, -1) {
 		helps[m[1]] = p.must(0, m[1], "--help").out
+		for _, sub := range subcommand.FindAllStringSubmatch(helps[m[1]], -1) {
+			helps[m[1]] += p.must(0, m[1], sub[1], "--help").out
+		}
 	}
 	known := make(map[string]bool) // what other programs set, or keep sets for others
 	for _, name := range strings.Fields(`TD_CONSUMER_KEY TD_CONFIG_DIR TD_LOG_LEVEL BROKERAUTH_EVENT BROKERAUTH_BROKER BROKERAUTH_PROFILE

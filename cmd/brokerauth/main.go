@@ -16,7 +16,8 @@
 //
 // Later commands find the store that a login went to by themselves, and "brokerauth store move" takes logins elsewhere.
 //
-// "brokerauth demo" shows all of it on an emulated broker, without an account.
+// "brokerauth demo" shows all of it on an emulated broker, without an account, and "brokerauth doctor" says what keeps a
+// login from working.
 //
 // # Settings
 //

@@ -306,6 +306,7 @@ func (c *Config) prepare(who string, faults []error) error {
 			// A connection that was kept may be dead, and a token call is not repeated.
 			t = t.Clone()
 			t.DisableKeepAlives = true
+			t.MaxResponseHeaderBytes = maxHeaders
 			c.Transport = t
 		}
 	}

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/internal/configtest"
 	"github.com/brokerauth/brokerauth/providers/authcode"
 )
 
@@ -491,6 +492,31 @@ func TestFaults(t *testing.T) {
 			t.Errorf("%s: %d faults, want %d: %v", test.name, n, test.faults, err)
 		}
 	}
+}
+
+// FuzzConfig: New and NewGrant take anything, and make a whole provider or name faults.
+func FuzzConfig(f *testing.F) {
+	f.Add(clientID, clientSecret, redirectURL, "", "", "https://login.example.com/auth", "https://api.example.com/v1/token", 2)
+	f.Add("", "", "", "", "", "", "", 0)
+	f.Add("a b", "\n", "https://u:hunter2-hunter2@0.0.0.0:0/#", "grant-0123456789", "https://x.example/?a", "http://[::1", "ftp://127.0.0.1", 1)
+	f.Add("key", "", "app.example:/back", "", "http://[::1]:80/a%2Fb/", "https://login.example.com", "https://api.example.com", 1)
+	maker := configtest.Maker[authcode.Config]{
+		New:      func(c authcode.Config) (brokerauth.Provider, error) { return authcode.New(c) },
+		Callback: func(c authcode.Config) string { return c.RedirectURL },
+		Secrets:  func(c authcode.Config) []string { return []string{c.ClientSecret, c.Grant, "hunter2-hunter2"} },
+		Prefix:   "testbroker: ",
+	}
+	grants := maker
+	grants.New = func(c authcode.Config) (brokerauth.Provider, error) { return authcode.NewGrant(c) }
+	f.Fuzz(func(t *testing.T, id, secret, redirect, grant, base, page, endpoint string, style int) {
+		c := config(nil)
+		c.ClientID, c.ClientSecret, c.RedirectURL, c.Grant, c.BaseURL = id, secret, redirect, grant, base
+		c.AuthURL, c.TokenURL, c.AuthStyle = page, endpoint, oauth2.AuthStyle(style)
+		maker.Check(t, c)
+		grants.Check(t, c)
+		c.Grant = ""
+		maker.Check(t, c)
+	})
 }
 
 // TestPrint prints everything in every way.

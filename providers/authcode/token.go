@@ -25,6 +25,7 @@ const (
 	timeout    = 20 * time.Second // of a token call
 	maxAnswer  = 1 << 20          // bytes read of an answer with a token
 	maxRefusal = 64 << 10         // and of one without
+	maxHeaders = 256 << 10        // bytes read of an answer's headers
 	maxLife    = 10 * 365 * 24 * time.Hour
 )
 
@@ -69,6 +70,12 @@ func (c *call) token(ctx context.Context, form url.Values) (*brokerauth.Token, e
 		return nil, c.unreachable(ctx, err)
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode < 200 {
+		// 101 hands over the connection, and reading from that heeds no context.
+		failure := c.broken(errors.New("the token endpoint answers in another protocol"))
+		failure.Status = resp.StatusCode
+		return nil, failure
+	}
 	most := maxRefusal
 	if resp.StatusCode/100 == 2 {
 		most = maxAnswer
@@ -105,7 +112,7 @@ var errRefused = errors.New("refused")
 func readToken(body []byte, old *brokerauth.Token, issued time.Time, life time.Duration) (*brokerauth.Token, error) {
 	// Not a struct: a field of an unexpected type must not cost a good grant.
 	var fields map[string]json.RawMessage
-	if json.Unmarshal(body, &fields) != nil || said(fields["error"]) || said(fields["error_code"]) {
+	if json.Unmarshal(bytes.TrimPrefix(body, []byte("\ufeff")), &fields) != nil || said(fields["error"]) || said(fields["error_code"]) {
 		return nil, errRefused
 	}
 	field := func(name string) (s string) {

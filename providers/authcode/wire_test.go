@@ -20,6 +20,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/providers/authcode"
@@ -601,29 +603,43 @@ func FuzzAnswer(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, status int, body string) {
 		p := provider(t, config(answering(status, body)))
-		token, err := p.Refresh(t.Context(), old)
-		if err == nil {
-			life := token.Expiry.Sub(token.Issued)
-			if token.AccessToken == "" || token.RefreshToken == "" || status/100 != 2 || life <= 0 || life > 10*365*24*time.Hour ||
-				strings.ContainsAny(token.AccessToken+token.RefreshToken+token.TokenType, "\r\n \x00") {
-				t.Errorf("%d %q: token %#v", status, body, *token)
+		login := begin(t, p)
+		const code = "C0.code-of-this-login@"
+		for _, op := range []string{"refresh", "login"} {
+			var token *brokerauth.Token
+			var err error
+			secrets := []string{old.RefreshToken}
+			if op == "refresh" {
+				token, err = p.Refresh(t.Context(), old)
+			} else {
+				secrets = []string{code, login.Secret, login.State}
+				token, err = p.Complete(t.Context(), login, redirectURL+"?code="+url.QueryEscape(code)+"&state="+login.State)
 			}
-			return
-		}
-		e := brokerError(t, err)
-		if e.Kind == nil || e.Hint == "" || e.Op != "refresh" {
-			t.Errorf("%d %q: %#v", status, body, e)
-		}
-		if (status >= 500 || status == 429 || status == 408) && e.Kind != brokerauth.ErrUnavailable {
-			t.Errorf("%d %q is final", status, body)
-		}
-		for _, form := range secretForms(old.RefreshToken) {
-			if strings.Contains(err.Error(), form) {
-				t.Errorf("%d %q tells a secret: %v", status, body, err)
+			if err == nil {
+				life := token.Expiry.Sub(token.Issued)
+				if token.AccessToken == "" || op == "refresh" && token.RefreshToken == "" || status/100 != 2 || life <= 0 || life > 10*365*24*time.Hour ||
+					strings.ContainsAny(token.AccessToken+token.RefreshToken+token.TokenType, "\r\n \x00") {
+					t.Errorf("%s: %d %q: token %#v", op, status, body, *token)
+				}
+				continue
 			}
-		}
-		if strings.ContainsFunc(e.Code+e.Description, func(r rune) bool { return r < 0x20 || r == 0x7f }) || len(e.Description) > 400 {
-			t.Errorf("%d %q: description %q", status, body, e.Description)
+			e := brokerError(t, err)
+			if e.Kind == nil || e.Hint == "" || e.Op != op {
+				t.Errorf("%s: %d %q: %#v", op, status, body, e)
+			}
+			if (status >= 500 || status == 429 || status == 408) && e.Kind != brokerauth.ErrUnavailable {
+				t.Errorf("%s: %d %q is final", op, status, body)
+			}
+			for _, secret := range secrets {
+				for _, form := range secretForms(secret) {
+					if strings.Contains(err.Error(), form) {
+						t.Errorf("%s: %d %q tells a secret: %v", op, status, body, err)
+					}
+				}
+			}
+			if strings.ContainsFunc(e.Code+e.Description+err.Error(), func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }) || len(e.Description) > 400 {
+				t.Errorf("%s: %d %q: description %q", op, status, body, e.Description)
+			}
 		}
 	})
 }

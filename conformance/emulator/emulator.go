@@ -10,6 +10,8 @@
 //	err := session.Login(ctx, broker.Approve)
 //	api := session.Client(&http.Client{Transport: broker}) // session.Client(nil) would call the real broker
 //
+// [OAuth2] emulates any other broker with a login page, as far as RFC 6749 goes.
+//
 // At Tastytrade Provider has a personal grant and needs no login; LoginProvider is a partner's app, which does.
 //
 // [Broker.Advance] moves its clock, [Broker.Inject] makes calls go wrong, [Broker.RevokeLogins] and
@@ -79,8 +81,12 @@ func New(broker string, c Config) (*Broker, error) {
 		return nil, fmt.Errorf("emulator: no broker is called %q; there are schwab, tdameritrade, tastytrade and "+
 			"tastytrade-sandbox", broker)
 	}
+	return newBroker(own, c)
+}
+
+func newBroker(own rules, c Config) (*Broker, error) {
 	if c.Grant != "" && own.grant == nil {
-		return nil, fmt.Errorf("emulator: %s has no personal grants", broker)
+		return nil, fmt.Errorf("emulator: %s has no personal grants", own.name)
 	}
 	if c.AccessTTL < 0 || c.AccessTTL%time.Second != 0 {
 		return nil, fmt.Errorf("emulator: an access token cannot live %s: choose whole seconds", c.AccessTTL)
@@ -140,18 +146,23 @@ func Tastytrade(t TB, c ...Config) *Broker {
 
 func forTest(t TB, broker string, c []Config) *Broker {
 	t.Helper()
-	if len(c) > 1 {
-		t.Fatal("emulator: more than one Config")
-	}
-	var config Config
-	if len(c) > 0 {
-		config = c[0]
-	}
-	b, err := New(broker, config)
+	b, err := New(broker, only(t, c))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// only returns the one Config of a test, or the zero value.
+func only(t TB, c []Config) (config Config) {
+	t.Helper()
+	if len(c) > 1 {
+		t.Fatal("emulator: more than one Config")
+	}
+	if len(c) > 0 {
+		config = c[0]
+	}
+	return config
 }
 
 // Provider returns the broker's provider, ready and wired to b. Its API calls need b as their transport, too:

@@ -16,4 +16,6 @@
 //			Secrets: []string{secret},
 //		})
 //	}
+//
+// [TestFlow] needs to know, besides, how the flow's user comes back from the broker.
 package conformance

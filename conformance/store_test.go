@@ -373,15 +373,22 @@ func (f *forgetful) Load(ctx context.Context, key brokerauth.Key) ([]byte, error
 
 const breakage = "BROKERAUTH_TEST_BREAKAGE"
 
-// TestBreakage runs the suite on one broken store, in a child process of TestStoreFindsBreakages.
+// TestBreakage runs a suite on one broken store or flow, in a child process of TestStoreFindsBreakages or
+// TestFlowFindsBreakages.
 func TestBreakage(t *testing.T) {
 	name := os.Getenv(breakage)
 	if name == "" {
-		t.Skip("it is for the child processes of TestStoreFindsBreakages")
+		t.Skip("it is for the child processes of the tests that find breakages")
 	}
 	for _, b := range breakages {
 		if b.fault+": "+b.rule == name {
 			conformance.TestStore(t, b.open)
+			return
+		}
+	}
+	for _, b := range flowBreakages {
+		if b.fault+": "+b.rule == name {
+			conformance.TestFlow(t, b.open)
 			return
 		}
 	}

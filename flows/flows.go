@@ -151,6 +151,9 @@ func Paste(o *Options) brokerauth.Flow {
 }
 
 func (o *Options) paste(ctx context.Context, login *brokerauth.Login, finish finisher) error {
+	if err := givenUp(ctx); err != nil {
+		return err
+	}
 	in, err := o.input(true)
 	if err != nil {
 		return err

@@ -105,6 +105,10 @@ func free(t *testing.T, login *brokerauth.Login) {
 // client is a browser that trusts the certificate in the folder config, and follows no redirects.
 func client(t *testing.T, config string) *http.Client {
 	t.Helper()
+	return browserOf(config)
+}
+
+func browserOf(config string) *http.Client {
 	roots := x509.NewCertPool()
 	if bundle, err := os.ReadFile(filepath.Join(config, "loopback.pem")); err == nil {
 		roots.AppendCertsFromPEM(bundle)

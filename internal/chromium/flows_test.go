@@ -14,7 +14,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -171,7 +170,7 @@ func TestLogin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info, err := os.Stat(filepath.Join(config, "brokerauth", "loopback.pem")); err != nil || runtime.GOOS != "windows" && info.Mode().Perm() != 0o600 {
+	if info, err := os.Stat(filepath.Join(config, "brokerauth", "loopback.pem")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the certificate is not kept for this user alone: %v, %v", info, err)
 	}
 

@@ -7,11 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,7 +49,7 @@ func (a *app) doctorCommand() *cobra.Command {
 	flags.BoolVar(&online, "online", false, "ask the broker's API, too")
 	flags.BoolVar(&asJSON, "json", false, "print the findings as a JSON array")
 	cmd.RunE = a.action(func(ctx context.Context, args []string) error {
-		d := &doctor{a: a, online: online}
+		d := &doctor{a: a, online: online, stores: make(map[string]bool)}
 		if len(args) == 1 {
 			b, err := findBroker(args[0])
 			if err != nil {
@@ -80,7 +80,7 @@ type doctor struct {
 	only   []broker // those to look at; nil: all that are set up
 
 	found    *settings
-	store    keptStore // its Store is nil if it cannot be opened
+	stores   map[string]bool // those that were looked at, and whether they can keep a login
 	keys     []brokerauth.Key
 	seen     time.Time // the latest moment that anything here is from
 	compared bool      // with a broker's clock
@@ -154,7 +154,7 @@ func (d *doctor) examine(ctx context.Context) {
 	d.checkSettings()
 	d.checkFiles(ctx)
 	d.checkProxies()
-	d.checkStore(ctx)
+	d.keys = d.storedKeys(ctx)
 	patients := d.only
 	for _, b := range brokers() {
 		if d.only == nil && d.isSetUp(b) {
@@ -162,6 +162,7 @@ func (d *doctor) examine(ctx context.Context) {
 		}
 	}
 	if len(patients) == 0 {
+		d.storeOf(ctx, "")
 		d.wrong(2, "", "settings", "no broker is set up here", "set what one of them needs, which brokerauth --help names", "troubleshooting.md")
 	}
 	for _, b := range patients {
@@ -218,30 +219,43 @@ func (d *doctor) checkProxies() {
 	}
 }
 
-// checkStore opens the store, and proves that it keeps what it is given.
-func (d *doctor) checkStore(ctx context.Context) {
-	store, err := d.a.openForTokens(ctx, d.found, "")
-	if err != nil {
-		d.wrong(2, "", "store", err.Error(), "", "troubleshooting.md#the-store")
-		return
+// storeOf opens the store of a broker's logins, and says what is wrong with it, once.
+func (d *doctor) storeOf(ctx context.Context, broker string) (store keptStore, ok bool) {
+	store, err := d.a.openForTokens(ctx, d.found, broker)
+	if ok, checked := d.stores[store.name]; checked {
+		return store, ok
 	}
-	d.store = store
-	if store.name == "memory" {
-		d.note("", "store", "memory: every login ends with the command that made it", "leave it out, or name another by --store")
-		return
-	}
-	if d.keys, err = store.keys(ctx); err == nil || errors.Is(err, errors.ErrUnsupported) {
+	const see = "troubleshooting.md#the-store"
+	if err == nil && store.name != "memory" {
 		err = prove(ctx, store)
 	}
-	if err != nil {
-		todo := "free space there and make it writable for you alone, or name another by --store disk:DIR"
-		if errors.Is(err, fs.ErrPermission) {
-			todo = "" // the error has the command that mends it
-		}
-		d.wrong(max(exitCode(err), 1), "", "store", fmt.Sprintf("%s (%s): %v", store.name, store.how, err), todo, "troubleshooting.md#the-store")
-		return
+	d.stores[store.name] = err == nil && store.name != "memory"
+	switch {
+	case err != nil && store.Store == nil:
+		d.wrong(max(exitCode(err), 1), "", "store", err.Error(), "", see)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EACCES):
+		d.wrong(1, "", "store", fmt.Sprintf("%s (%s): %v", store.name, store.how, err),
+			"free space there and make it writable for you alone, or name another by --store disk:DIR", see)
+	case err != nil:
+		d.wrong(max(exitCode(err), 1), "", "store", fmt.Sprintf("%s (%s): %v", store.name, store.how, err), "", see)
+	case store.name == "memory":
+		d.note("", "store", "memory: every login ends with the command that made it", "leave it out, or name another by --store")
+	default:
+		d.ok("", "store", fmt.Sprintf("%s (%s) can be read and written", store.name, store.how))
 	}
-	d.ok("", "store", fmt.Sprintf("%s (%s) can be read and written; logins in it: %d", store.name, store.how, len(d.keys)))
+	return store, d.stores[store.name]
+}
+
+// storedKeys returns the keys of all logins that can be listed.
+func (d *doctor) storedKeys(ctx context.Context) (keys []brokerauth.Key) {
+	stores, _ := d.a.allStores(ctx, d.found) // what is wrong with one that is needed storeOf says
+	for _, store := range stores {
+		if store.name != "memory" {
+			more, _ := store.keys(ctx)
+			keys = append(keys, more...)
+		}
+	}
+	return keys
 }
 
 // prove writes, reads and deletes a record that is nobody's login.

@@ -54,18 +54,19 @@ func (d *doctor) checkBroker(ctx context.Context, b broker) {
 	} else {
 		d.checkCallback(b)
 	}
-	if d.store.Store == nil || d.store.name == "memory" {
+	store, ok := d.storeOf(ctx, b.name)
+	if !ok {
 		return
 	}
 	if p == nil {
 		for _, key := range d.keys {
 			if key.Provider == b.name && key.Profile == d.a.profile {
-				d.checkLogin(ctx, b, d.a.session(onlyStored{key: key}, d.store, key.Profile))
+				d.checkLogin(ctx, b, d.a.session(onlyStored{key: key}, store, key.Profile))
 			}
 		}
 		return
 	}
-	d.checkLogin(ctx, b, d.a.session(p, d.store, d.a.profile))
+	d.checkLogin(ctx, b, d.a.session(p, store, d.a.profile))
 	for _, key := range d.keys {
 		if key.Provider == b.name && key.Profile == d.a.profile && key.Identity != p.Info().Identity {
 			d.note(b.name, "login", "another is stored, of an app, a grant or a base URL that the settings do not name ("+shortened(key)+"…)",
@@ -73,7 +74,7 @@ func (d *doctor) checkBroker(ctx context.Context, b broker) {
 		}
 	}
 	if d.online {
-		d.checkProducts(ctx, b, d.a.session(p, d.store, d.a.profile))
+		d.checkProducts(ctx, b, d.a.session(p, store, d.a.profile))
 	}
 }
 

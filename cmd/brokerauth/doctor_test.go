@@ -50,9 +50,7 @@ func (p *place) examined(code int, args ...string) []finding {
 		p.t.Fatal(err)
 	}
 	for _, f := range findings {
-		if f.Topic != "store" { // it counts logins, which --online may have added
-			wantAll(p.t, text.out, f.Found, f.Todo)
-		}
+		wantAll(p.t, text.out, f.Found, f.Todo)
 		if f.Topic == "" || f.Found == "" || !slices.Contains([]string{"ok", "note", "wrong"}, f.State) || f.State == "wrong" && f.See == "" {
 			p.t.Errorf("a finding is not whole: %+v", f)
 		}
@@ -179,6 +177,16 @@ func TestDoctor(t *testing.T) {
 			os.Chmod(dir, 0o777)
 			defer os.Chmod(dir, 0o700)
 			has(t, base.examined(1, "schwab"), "store", "wrong", "chmod 700", "$HOME")
+		})
+	}
+	if runtime.GOOS == "linux" {
+		t.Run("no keyring and no other store", func(t *testing.T) {
+			p := base.with("BROKERAUTH_STORE", "", "XDG_STATE_HOME", filepath.Join(base.dir, "none"), "DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent/bus")
+			findings := p.examined(1, "schwab")
+			has(t, findings, "store", "wrong", "no keyring", "--store disk")
+			if n := len(slices.DeleteFunc(findings, func(f finding) bool { return f.State != "wrong" })); n != 1 {
+				t.Errorf("it says so %d times", n)
+			}
 		})
 	}
 	t.Run("a login that has ended", func(t *testing.T) {

@@ -282,6 +282,11 @@ func (a *app) allStores(ctx context.Context, s *settings) (stores []keptStore, e
 const unnamed = "nobody has named a store, and this is the default: name another, such as --store disk:DIR for plain files " +
 	"that only you can read, or --store disk for those in the usual folder"
 
+// noKeyring is where the default store does not exist.
+const noKeyring = "no keyring can be reached, as is usual over SSH, in containers and in services: run this in a desktop session, or " +
+	"name another store, such as --store disk:DIR, or --store disk for the usual folder, whose files only you can read; " +
+	"BROKERAUTH_STORE=disk names it for all commands"
+
 func movable(name string) string {
 	return fmt.Sprintf("the login went to the store %s: use it where that is in reach, or there move it to one that is in reach here, "+
 		"such as: brokerauth store move %[1]s disk:DIR", quoted(name))
@@ -328,8 +333,11 @@ type unreachable struct {
 }
 
 func (e unreachable) Error() string {
-	if e.todo == "" {
+	switch {
+	case e.todo == "":
 		return e.error.Error()
+	case e.todo == unnamed && errors.Is(e.error, errors.ErrUnsupported):
+		return noKeyring // the first thing that a person on a server reads
 	}
 	return e.error.Error() + ": " + e.todo
 }

@@ -14,6 +14,7 @@ type Status struct {
 	KeptAs          string    // where and how the store keeps it, for people; empty: nothing is stored
 	LoggedIn        bool      // a token is stored
 	LoggedInAt      time.Time // when the user consented; zero: unknown
+	AccessIssuedAt  time.Time // when the access token was asked for; zero: unknown
 	AccessExpiresAt time.Time // zero: never
 	LoginBy         time.Time // when the user must log in again, an estimate; zero: never, or unknown
 	Scopes          []string  // what the token may do; empty: the broker does not say
@@ -60,6 +61,7 @@ func (s *Session) Status(ctx context.Context) (Status, error) {
 	}
 	if t != nil {
 		st.LoggedIn, st.LoggedInAt, st.AccessExpiresAt, st.LoginBy = true, t.LoggedInAt, t.Expiry, t.LoginBy
+		st.AccessIssuedAt = t.Issued
 		st.Scopes = strings.Fields(t.Extra["scope"])
 	}
 	return st, nil
@@ -94,7 +96,7 @@ func (st Status) MarshalJSON() ([]byte, error) {
 	}
 	m := map[string]any{
 		"broker": st.Key.Provider, "profile": st.Key.Profile, "kept_as": orNone(st.KeptAs), "logged_in": st.LoggedIn,
-		"logged_in_at": orNull(st.LoggedInAt), "age_seconds": nil, "access_expires_at": orNull(st.AccessExpiresAt),
+		"logged_in_at": orNull(st.LoggedInAt), "age_seconds": nil, "access_issued_at": orNull(st.AccessIssuedAt), "access_expires_at": orNull(st.AccessExpiresAt),
 		"login_by": orNull(st.LoginBy), "scopes": append([]string{}, st.Scopes...),
 		"last_error": text(st.LastError), "save_error": text(st.SaveError), "moved_to": orNone(st.MovedTo),
 	}

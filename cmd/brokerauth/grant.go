@@ -155,10 +155,7 @@ func (a *app) loginGrant(ctx context.Context, b broker, unless bool) error {
 	}
 	t, err := a.askGrant(ctx, b, values)
 	if err == nil {
-		t, err = p.Refresh(context.WithoutCancel(ctx), t) // the proof
-	}
-	if err == nil {
-		err = s.Save(context.WithoutCancel(ctx), t)
+		err = saveGrant(ctx, s, t)
 	}
 	if err := closed(s, err); err != nil {
 		return err
@@ -170,6 +167,16 @@ func (a *app) loginGrant(ctx context.Context, b broker, unless bool) error {
 	a.remember(context.WithoutCancel(ctx), st.Key, store)
 	a.say("Client secret and grant are kept in %s (%s): later runs need no settings.", st.KeptAs, store.how)
 	return nil
+}
+
+// saveGrant stores a grant in the place of any other, if it works.
+func saveGrant(ctx context.Context, s *brokerauth.Session, grant *brokerauth.Token) error {
+	ctx = context.WithoutCancel(ctx)
+	t, err := s.Provider.Refresh(ctx, grant)
+	if err != nil {
+		return err
+	}
+	return s.Save(ctx, t)
 }
 
 // sayClocks says what became of a login, and how long it lasts.

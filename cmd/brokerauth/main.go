@@ -145,7 +145,8 @@ func (a *app) run(ctx context.Context, args []string) error {
 	flags.StringVar(&a.profile, "profile", "default", "whose login, or what for")
 	flags.StringVar(&a.store, "store", "", storeHelp)
 	root.AddCommand(a.loginCommand(), a.statusCommand(), a.tokenCommand(), a.refreshCommand(), a.logoutCommand(), a.keepCommand(),
-		a.importCommand(), a.exportCommand(), a.migrateCommand(), a.storeCommand(), a.doctorCommand(), a.emulateCommand(), a.demoCommand())
+		a.importCommand(), a.exportCommand(), a.migrateCommand(), a.storeCommand(), a.doctorCommand(), a.serveCommand(),
+		a.emulateCommand(), a.demoCommand())
 	err := root.ExecuteContext(ctx)
 	for _, end := range slices.Backward(a.atEnd) {
 		end()

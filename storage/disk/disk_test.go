@@ -515,9 +515,12 @@ func TestManyProcessesCount(t *testing.T) {
 
 // Whenever a writer is killed, the record is the last that it reported, or the one that it was writing.
 func TestKilledWriters(t *testing.T) {
-	kills := 100
+	kills := 100 // a lane
 	if testing.Short() {
 		kills = 10
+	}
+	if n, err := strconv.Atoi(os.Getenv("BROKERAUTH_TEST_KILLS")); err == nil {
+		kills = n
 	}
 	for lane := range 2 {
 		t.Run(strconv.Itoa(lane), func(t *testing.T) {

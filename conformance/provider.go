@@ -60,7 +60,7 @@ type Refusal struct {
 // another process, and to read all that is printed and logged, the test binary runs itself again, for the calling test
 // only: that test runs a second time in a child, as far as its call of TestProvider, of which it must have one.
 //
-// Every call gets ten seconds, or a quarter of what go test's -timeout leaves.
+// Every call gets a minute, or a quarter of what go test's -timeout leaves.
 func TestProvider(t *testing.T, h Harness) {
 	t.Helper()
 	if file, ok := os.LookupEnv(providerJob); ok {

@@ -642,3 +642,54 @@ func TestImportRenewedMeanwhile(t *testing.T) {
 		t.Errorf("a login that a sibling renewed at once: %v", err)
 	}
 }
+
+// FuzzDatabase: whatever stands in a file that looks like Schwabdev's database, at most two rows come out, or an error, and
+// nothing of the copy is left.
+func FuzzDatabase(f *testing.F) {
+	dir := f.TempDir()
+	f.Setenv("HOME", dir)
+	f.Setenv("LocalAppData", dir)
+	f.Setenv("XDG_STATE_HOME", "")
+	for i, script := range []string{
+		"CREATE TABLE schwabdev (access_token TEXT, refresh_token TEXT, expires_in INTEGER); INSERT INTO schwabdev VALUES ('emulated.a','emulated.r',1800)",
+		"CREATE TABLE other (x)", "CREATE TABLE schwabdev (x BLOB, y AS (x||x)); INSERT INTO schwabdev VALUES (zeroblob(100))",
+		"CREATE VIEW schwabdev AS WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c) SELECT x FROM c",
+	} {
+		file := filepath.Join(dir, fmt.Sprintf("%d.db", i))
+		db, err := sqlite3.Open(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		if err := errors.Join(db.Exec("PRAGMA page_size=512; "+script), db.Close()); err != nil {
+			f.Fatal(err)
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+		f.Add(data[:len(data)/2])
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if len(data) > 64<<10 {
+			return
+		}
+		file := filepath.Join(t.TempDir(), "tokens.db")
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		rows, _, err := readDatabase(ctx, file)
+		var found []map[string]any
+		if err == nil && (json.Unmarshal(rows, &found) != nil || len(found) > 2) {
+			t.Errorf("%d rows: %.200s", len(found), rows)
+		}
+		if ctx.Err() != nil {
+			t.Error("it does not end")
+		}
+		if left, _ := filepath.Glob(filepath.Join(dir, ".local", "state", "brokerauth", "import-*")); len(left) > 0 {
+			t.Errorf("copies are left: %q", left)
+		}
+	})
+}

@@ -118,7 +118,7 @@ func TestHostileEndless(t *testing.T) {
 		"a refusal":          func(w io.Writer) error { io.WriteString(w, "HTTP/1.1 400 No\r\n\r\n"); return forever(w, "[") },
 		"chunks": func(w io.Writer) error {
 			io.WriteString(w, ok+"Transfer-Encoding: chunked\r\n\r\n")
-			return forever(w, "1\r\n \r\n")
+			return forever(w, "40\r\n"+strings.Repeat(" ", 64)+"\r\n")
 		},
 		"a chunk's extension": func(w io.Writer) error {
 			io.WriteString(w, ok+"Transfer-Encoding: chunked\r\n\r\n1;x=")

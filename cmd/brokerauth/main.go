@@ -12,7 +12,13 @@
 //	keyring          the system's: the default. Where none is running, as in cron and over SSH, the command says so
 //	disk, disk:DIR   plain files that this user alone can read: in the folder of disk.New(""), or in DIR
 //	sealed+disk:DIR  files encrypted under a key that is in the keyring, or under a passphrase
+//	sqlite:FILE      a SQLite database, which this user alone can read
+//	postgres://…     a PostgreSQL database that hosts share, or one behind pgbouncer
+//	redis://…        a Redis that hosts share; rediss:// over TLS, ?master_name= by Sentinel, ?addr= for a Cluster's second node
 //	memory           forgotten when the command ends
+//
+// A database's address may hold a password only in BROKERAUTH_STORE, or in the file that BROKERAUTH_STORE_FILE names; it is
+// shown without. "sealed+" encrypts what is kept in any of them.
 //
 // Later commands find the store that a login went to by themselves, and "brokerauth store move" takes logins elsewhere.
 //

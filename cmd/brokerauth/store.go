@@ -22,8 +22,8 @@ import (
 
 const (
 	// storeHelp is for --store.
-	storeHelp = "where logins are kept: keyring, disk, disk:DIR, sealed+disk:DIR or memory (default the one that the login went to, " +
-		"or keyring)"
+	storeHelp = "where logins are kept: keyring, disk, disk:DIR, sealed+disk:DIR, sqlite:FILE, postgres://…, redis://… or memory " +
+		"(default the one that the login went to, or keyring)"
 	defaultStore = "keyring"
 	passphrase   = "BROKERAUTH_PASSPHRASE" // of a sealed store
 )
@@ -81,10 +81,13 @@ func (a *app) openNamed(ctx context.Context, s *settings, name string) (store ke
 			}
 			store.lasting = "disk:" + dir
 		}
+	case isDatabaseName(name):
+		return a.openDatabase(s, name)
 	case strings.HasPrefix(name, "sealed+"):
 		return a.openSealed(ctx, s, name)
 	default:
-		return store, usageError{fmt.Errorf("no store is called %q: there are keyring, disk, disk:DIR, sealed+disk:DIR and memory", store.name)}
+		return store, usageError{fmt.Errorf("no store is called %q: there are keyring, disk, disk:DIR, sqlite:FILE, postgres://…, redis://…, memory, and "+
+			"sealed+ before any but the first and the last", store.name)}
 	}
 	return store, nil
 }
@@ -119,7 +122,7 @@ func (a *app) openSealed(ctx context.Context, s *settings, name string) (store k
 		return store, err
 	}
 	if inner.name == "memory" || strings.HasPrefix(inner.name, "sealed+") {
-		return store, usageError{fmt.Errorf("the store %s makes no sense: write sealed+disk:DIR", shown(name))}
+		return store, usageError{fmt.Errorf("the store %s makes no sense: write sealed+disk:DIR, or another lasting store after sealed+", shown(name))}
 	}
 	store.name = shown(name)
 	if inner.lasting != "" {

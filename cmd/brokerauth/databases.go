@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	sqlite "github.com/ncruces/go-sqlite3/driver"
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/internal/private"
+	"github.com/brokerauth/brokerauth/storage/redis"
+	"github.com/brokerauth/brokerauth/storage/sqlstore"
+)
+
+// openDatabase opens the store at a database's address, or in a SQLite file. Nobody is asked before the first use.
+func (a *app) openDatabase(s *settings, name string) (store keptStore, err error) {
+	store.name = shown(name)
+	scheme, path, _ := strings.Cut(name, ":")
+	switch scheme {
+	case "sqlite":
+		if path == "" || strings.HasPrefix(path, "~") {
+			return store, usageError{fmt.Errorf("the store %s names no file: write sqlite:FILE with its whole path", name)}
+		}
+		if path, err = filepath.Abs(path); err != nil {
+			return store, usageError{err}
+		}
+		store.lasting, store.how = "sqlite:"+path, "not encrypted, readable by this user alone"
+		store.Store, err = a.openSQLite(path)
+		return store, err
+	case "postgres", "postgresql":
+		store.how = "not encrypted, for all hosts that may use the database"
+	default:
+		store.how = "not encrypted, for all hosts that may use the server"
+	}
+	address, err := s.address(name)
+	if err != nil {
+		return store, err
+	}
+	store.lasting = store.name
+	if scheme == "postgres" || scheme == "postgresql" {
+		store.Store, err = a.openPostgreSQL(address)
+	} else {
+		store.Store, err = a.openRedis(address)
+	}
+	if err != nil {
+		// A driver may quote the address, and what stands in it for a password.
+		err = usageError{fmt.Errorf("the address of the store %s makes no sense to its driver: write postgres://USER@HOST/DATABASE or "+
+			"redis://USER@HOST/0, and the password as PASSWORD in USER:PASSWORD@HOST, with %%-escapes for what is special in an address", store.name)}
+	}
+	return store, err
+}
+
+// address returns the whole of a database's address. A password is taken from BROKERAUTH_STORE alone, or what
+// BROKERAUTH_STORE_FILE names: other users of the machine can read a command line.
+func (s *settings) address(name string) (string, error) {
+	set, err := s.get("BROKERAUTH_STORE")
+	if err != nil {
+		return "", usageError{err}
+	}
+	if set = strings.TrimPrefix(set, "sealed+"); shown(set) == shown(name) {
+		return set, nil
+	}
+	u, err := url.Parse(name)
+	if err != nil {
+		return "", usageError{fmt.Errorf("the address of the store %s cannot be read", shown(name))}
+	}
+	safe, err := url.Parse(shown(name))
+	if _, ok := u.User.Password(); ok || err != nil || len(u.Query()) != len(safe.Query()) {
+		return "", usageError{fmt.Errorf("the address of the store %s has a password in it, and other users of this machine can read a "+
+			"command line: set BROKERAUTH_STORE to the address, or BROKERAUTH_STORE_FILE to a file with it, and name it here without the "+
+			"password, if at all", shown(name))}
+	}
+	return name, nil
+}
+
+// isDatabaseName reports whether a store's name is that of a database.
+func isDatabaseName(name string) bool {
+	for _, scheme := range []string{"sqlite:", "postgres://", "postgresql://", "redis://", "rediss://"} {
+		if strings.HasPrefix(name, scheme) {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *app) openPostgreSQL(address string) (brokerauth.Store, error) {
+	config, err := pgx.ParseConfig(address)
+	if err != nil {
+		return nil, err
+	}
+	// One command makes a few statements, and a pooler may stand between.
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec
+	db := stdlib.OpenDB(*config)
+	a.atEnd = append(a.atEnd, func() { db.Close() })
+	inner, err := sqlstore.New(db, sqlstore.PostgreSQL)
+	if err != nil {
+		return nil, err
+	}
+	return &created{Store: inner, ready: func(ctx context.Context, _ bool) error { return inner.Create(ctx) }}, nil
+}
+
+func (a *app) openSQLite(path string) (brokerauth.Store, error) {
+	u := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path),
+		RawQuery: "_pragma=busy_timeout(10000)&_pragma=synchronous(full)&_pragma=secure_delete(on)"}
+	db, err := sqlite.Open(u.String())
+	if err != nil {
+		return nil, fmt.Errorf("sqlite:%s cannot be opened", path)
+	}
+	a.atEnd = append(a.atEnd, func() { db.Close() })
+	inner, err := sqlstore.New(db, sqlstore.SQLite)
+	if err != nil {
+		return nil, err
+	}
+	return &created{Store: inner, ready: func(ctx context.Context, write bool) error {
+		if err := ownDatabase(path, write); err != nil {
+			return err
+		}
+		return inner.Create(ctx)
+	}}, nil
+}
+
+// ownDatabase checks that a SQLite file is this user's alone, as its driver does not. One that is missing is made, if it
+// is to be written.
+func ownDatabase(path string, write bool) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) && write {
+		if err := private.MakeDir(filepath.Dir(path)); err != nil {
+			return err
+		}
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if err == nil {
+			err = f.Close()
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		return ownDatabase(path, false)
+	}
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is no plain file: %w", path, fs.ErrPermission)
+	}
+	// Beside the file SQLite makes others, and trusts those that it finds.
+	dir := filepath.Dir(path)
+	folder, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(private.Check(dir, folder), private.Check(path, info))
+}
+
+func (a *app) openRedis(address string) (brokerauth.Store, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil, err
+	}
+	goredis.SetLogger(mute{}) // errors say what it would
+	var client goredis.UniversalClient
+	switch query := u.Query(); {
+	case query.Has("master_name"): // the address is a Sentinel's
+		options, err := goredis.ParseFailoverURL(address)
+		if err != nil {
+			return nil, err
+		}
+		options.ContextTimeoutEnabled, options.DisableIdentity = true, true
+		client = goredis.NewFailoverClient(options)
+	case query.Has("addr"): // a Cluster has more than one
+		options, err := goredis.ParseClusterURL(address)
+		if err != nil {
+			return nil, err
+		}
+		options.ContextTimeoutEnabled, options.DisableIdentity = true, true
+		client = goredis.NewClusterClient(options)
+	default:
+		options, err := goredis.ParseURL(address)
+		if err != nil {
+			return nil, err
+		}
+		options.ContextTimeoutEnabled, options.DisableIdentity = true, true
+		client = goredis.NewClient(options)
+	}
+	a.atEnd = append(a.atEnd, func() { client.Close() })
+	return redis.New(client, "")
+}
+
+// mute is a log that keeps nothing.
+type mute struct{}
+
+func (mute) Printf(context.Context, string, ...any) {}
+
+// created is a database whose table is made, or looked at, when it is first used.
+type created struct {
+	*sqlstore.Store
+	ready func(ctx context.Context, write bool) error
+
+	mu   sync.Mutex
+	done bool
+}
+
+func (s *created) prepare(ctx context.Context, write bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done {
+		return nil
+	}
+	err := s.ready(ctx, write)
+	s.done = err == nil
+	return err
+}
+
+func (s *created) Load(ctx context.Context, key brokerauth.Key) ([]byte, error) {
+	if err := s.prepare(ctx, false); err != nil {
+		return nil, err
+	}
+	return s.Store.Load(ctx, key)
+}
+
+func (s *created) CompareAndSwap(ctx context.Context, key brokerauth.Key, old, new []byte) (bool, error) {
+	if err := s.prepare(ctx, new != nil); err != nil {
+		if new == nil && errors.Is(err, fs.ErrNotExist) {
+			return old == nil, nil // without the file there is nothing to delete
+		}
+		return false, err
+	}
+	return s.Store.CompareAndSwap(ctx, key, old, new)
+}
+
+func (s *created) Keys(ctx context.Context) ([]brokerauth.Key, error) {
+	if err := s.prepare(ctx, false); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	return s.Store.Keys(ctx)
+}
+
+func (s *created) SetAside(ctx context.Context, key brokerauth.Key) (string, error) {
+	if err := s.prepare(ctx, false); err != nil {
+		return "", err
+	}
+	return s.Store.SetAside(ctx, key)
+}

@@ -657,6 +657,14 @@ func TestSound(t *testing.T) {
 	conformance.TestStore(t, func(t *testing.T, at string) brokerauth.Store { return new(memory.Store) })
 }
 
+// The store that the example makes of two functions keeps the contract; its backend is in memory, a new one each time.
+func TestStoreOverMemory(t *testing.T) {
+	conformance.TestStore(t, func(t *testing.T, at string) brokerauth.Store {
+		b := &bucket{objects: map[string][]byte{}, version: map[string]int{}}
+		return Functions{Read: b.read, Write: b.write}
+	})
+}
+
 func ExampleTestStore() {
 	// In a test file of your own:
 	//

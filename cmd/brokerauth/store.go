@@ -124,6 +124,9 @@ func (a *app) openSealed(ctx context.Context, s *settings, name string) (store k
 	if inner.name == "memory" || strings.HasPrefix(inner.name, "sealed+") {
 		return store, usageError{fmt.Errorf("the store %s makes no sense: write sealed+disk:DIR, or another lasting store after sealed+", shown(name))}
 	}
+	if files, ok := inner.Store.(*disk.Store); ok {
+		files.AllowOthers = true // they can read it and learn nothing
+	}
 	store.name = shown(name)
 	if inner.lasting != "" {
 		store.lasting = "sealed+" + inner.lasting

@@ -56,6 +56,9 @@ type Store struct {
 	// AllowNetwork lets the store write to a network file system, where its lock may not work: only one host may use
 	// the folder then. Set it before the first use.
 	AllowNetwork bool
+	// AllowOthers lets the store use a folder and files that other users can reach, as all are on mounts that keep no
+	// modes. Set it, before the first use, only where package storage/sealed encrypts what is stored.
+	AllowOthers bool
 
 	dir  string
 	lock *lock.File // held for one write. One for the folder: a write takes a millisecond, and no login needs two files
@@ -200,6 +203,19 @@ func (s *Store) SetAside(ctx context.Context, key brokerauth.Key) (where string,
 	}
 }
 
+// private is private.Check, unless others are allowed.
+func (s *Store) private(path string, info fs.FileInfo) error {
+	if s.AllowOthers {
+		return nil
+	}
+	err := private.Check(path, info)
+	if err != nil {
+		err = fmt.Errorf("%w (where that changes nothing, as on a mount that keeps no modes, take another folder, or encrypt: "+
+			"package storage/sealed, or the command's --store sealed+disk:DIR)", err)
+	}
+	return err
+}
+
 func check(ctx context.Context, key brokerauth.Key) error {
 	err := ctx.Err()
 	if err == nil {
@@ -220,7 +236,7 @@ func (s *Store) open() (*os.Root, error) {
 	}
 	info, err := root.Stat(".")
 	if err == nil {
-		err = private.Check(s.dir, info)
+		err = s.private(s.dir, info)
 	}
 	if err != nil {
 		root.Close()
@@ -266,7 +282,7 @@ func (s *Store) acquire(ctx context.Context, create bool) (*os.Root, error) {
 		case errors.Is(err, fs.ErrPermission):
 			// Most often another user, such as root, made the lock file.
 			if info, err := root.Lstat(lockName); err == nil {
-				if err := private.Check(s.path(lockName), info); err != nil {
+				if err := s.private(s.path(lockName), info); err != nil {
 					root.Close()
 					return nil, fmt.Errorf("disk: %w", err)
 				}
@@ -312,7 +328,7 @@ func (s *Store) read(root *os.Root, key brokerauth.Key) (record []byte, err erro
 	if !info.Mode().IsRegular() {
 		return nil, s.strange(name, info)
 	}
-	if err := private.Check(s.path(name), info); err != nil {
+	if err := s.private(s.path(name), info); err != nil {
 		return nil, fmt.Errorf("disk: %w", err)
 	}
 	err = retry(func() error {

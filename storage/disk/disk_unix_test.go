@@ -103,6 +103,16 @@ func TestOpenToOthers(t *testing.T) {
 			}
 		}
 		refused(t, store, mend)
+		refused(t, store, "sealed+disk:")
+		// What is encrypted may lie where modes do not stick.
+		allowed := open(t, dir)
+		allowed.AllowOthers = true
+		mustHold(t, allowed, key, []byte("a"))
+		mustSwap(t, allowed, key, []byte("a"), []byte("a"))
+		if c.path == file { // it is another file now, with a mode of its own
+			continue
+		}
+		refused(t, store, mend)
 	}
 }
 

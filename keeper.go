@@ -47,6 +47,9 @@ const (
 // warnings are how long before a login's end it is announced.
 var warnings = [...]time.Duration{48 * time.Hour, 24 * time.Hour, 6 * time.Hour, time.Hour}
 
+// errStale keeps a Keeper from asking again and again for what never is fresh.
+var errStale = errors.New("the token that was issued is due for renewal already")
+
 // kept is one Session of a Keeper. Its times are nanoseconds since the Keeper's start, by the monotonic clock.
 type kept struct {
 	session *Session
@@ -162,10 +165,15 @@ func (k *Keeper) next() (*kept, time.Duration) {
 func (k *Keeper) push(e *kept) {
 	heap.Push(&k.queue, e)
 	if e.index == 0 {
-		select {
-		case k.wake <- struct{}{}:
-		default:
-		}
+		k.nudge()
+	}
+}
+
+// nudge has Run look at the queue.
+func (k *Keeper) nudge() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -254,7 +262,11 @@ func (k *Keeper) renewed(ctx context.Context, e *kept, key Key) (t *Token, err e
 		}
 	case p == nil || p.renew.passed(now):
 		e.known = true
-		_, err = s.await(ctx, key)
+		if _, err = s.await(ctx, key); err == nil {
+			if p := s.current.Load(); p == nil || p.renew.passed(time.Now()) {
+				err = errStale
+			}
+		}
 	case e.renew != 0 && e.renew <= int64(now.Sub(k.start)) && e.issued == p.token.Issued.UnixNano():
 		_, _, err = s.ride(ctx, key, want{ahead: p.token})
 	default:
@@ -296,7 +308,7 @@ func (k *Keeper) plan(e *kept, t *Token, err error) {
 		k.free(e)
 	case e.issued != p.token.Issued.UnixNano() || e.renew <= since || e.renew > since+int64(p.renew.left(now)):
 		k.free(e)
-		end := since + int64(p.renew.left(now))
+		end := since + int64(max(time.Second, p.renew.left(now)))
 		k.reserve(e, p.token, k.room(since, end), end)
 	}
 	e.at = math.MaxInt64
@@ -343,8 +355,9 @@ func (k *Keeper) most() int { return 1 + int(1.25*k.rate) }
 
 // room finds a second for a renewal: one of the last before end, unless too many others are planned for those.
 func (k *Keeper) room(from, end int64) int64 {
+	from += int64(time.Second) // never now: a token of no life to speak of keeps nobody busy
 	span := max(1, end-from)
-	best := (end - rand.Int64N(span/50+1)) / int64(time.Second) // a bit early, so that Keepers of one login do not come together
+	best := max(from, end-rand.Int64N(span/50+1)) / int64(time.Second) // a bit early, so that Keepers of one login do not come together
 	for tries := 0; tries < 16 && k.slots[best] >= k.most(); tries++ {
 		if at := (from + rand.Int64N(span)) / int64(time.Second); k.slots[at] < k.slots[best] {
 			best = at

@@ -270,12 +270,12 @@ func TestKeeperSpreadsAHerd(t *testing.T) {
 			p.asked, p.total = nil, 0
 			p.mu.Unlock()
 			_, stop := keep(t, sessions...)
-			time.Sleep(20 * time.Minute)
+			time.Sleep(10 * time.Minute)
 			stop()
 			for _, s := range sessions {
 				s.Close() // waits for what was sent
 			}
-			peak, mean := p.load(20 * time.Minute)
+			peak, mean := p.load(10 * time.Minute)
 			t.Logf("run %d: %d requests, %.2f a second, at most %d", run, p.total, mean, peak)
 			if p.misses > 0 || float64(peak) > 2*mean {
 				t.Errorf("run %d: %d tokens ended before they were renewed, and a second had %d requests, more than twice the mean of %.2f", run, p.misses, peak, mean)
@@ -288,4 +288,21 @@ func TestKeeperSpreadsAHerd(t *testing.T) {
 			s.Close()
 		}
 	})
+}
+
+// A broker whose tokens are due when they are issued, or a moment later, is not asked without end.
+func TestKeeperOfTokensThatAreNeverFresh(t *testing.T) {
+	for life, most := range map[time.Duration]int{-time.Second: 10, time.Nanosecond: 610} {
+		synctest.Test(t, func(t *testing.T) {
+			p := &mint{life: life}
+			s := &brokerauth.Session{Provider: p, Store: new(memory.Store), Observe: func(brokerauth.Event) {}}
+			defer s.Close()
+			_, stop := keep(t, s)
+			time.Sleep(10 * time.Minute)
+			stop()
+			if p.total < 1 || p.total > most {
+				t.Errorf("tokens that live for %s: %d requests in 10 minutes, want at most %d", life, p.total, most)
+			}
+		})
+	}
 }

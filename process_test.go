@@ -38,7 +38,14 @@ func child(role string) {
 		return
 	}
 	defer s.Close()
+	if skew, err := time.ParseDuration(os.Getenv("CHILD_SKEW")); err == nil {
+		s.Store = &otherClock{Store: s.Store, ahead: skew}
+	}
 	fmt.Println("ready")
+	if role == "serve" {
+		serve(s)
+		return
+	}
 	bufio.NewReader(os.Stdin).ReadString('\n')
 	for {
 		began := time.Now()
@@ -64,6 +71,32 @@ func child(role string) {
 	}
 }
 
+// serve gets a token for each line, with a new Session as a program has that cron starts, and says how long it took. It
+// waits for as long as it is told to try later.
+func serve(s *brokerauth.Session) {
+	for in := bufio.NewReader(os.Stdin); ; {
+		if _, err := in.ReadString('\n'); err != nil {
+			return
+		}
+		began := time.Now()
+		for {
+			one := &brokerauth.Session{Provider: s.Provider, Store: s.Store, Observe: s.Observe}
+			t, err := one.Token(context.Background())
+			one.Close()
+			if errors.Is(err, brokerauth.ErrUnavailable) && time.Since(began) < time.Minute {
+				time.Sleep(100 * time.Millisecond)
+				continue
+			}
+			if err != nil {
+				fmt.Println("failed", time.Since(began).Milliseconds(), err)
+			} else {
+				fmt.Println("token", time.Since(began).Milliseconds(), t.AccessToken)
+			}
+			break
+		}
+	}
+}
+
 func sharedSession(baseURL, dir string) (*brokerauth.Session, error) {
 	p, err := schwab.New(schwab.Config{AppKey: "key", AppSecret: "emulated.app-secret", CallbackURL: "https://127.0.0.1:8182", BaseURL: baseURL})
 	if err != nil {
@@ -83,10 +116,11 @@ type process struct {
 	out *bufio.Reader
 }
 
-func start(t *testing.T, role, baseURL, dir string) *process {
+func start(t *testing.T, role, baseURL, dir string, env ...string) *process {
 	t.Helper()
 	p := &process{Cmd: exec.Command(os.Args[0])}
 	p.Env = append(os.Environ(), "CHILD_ROLE="+role, "CHILD_BROKER="+baseURL, "CHILD_DIR="+dir)
+	p.Env = append(p.Env, env...)
 	p.Stderr = os.Stderr
 	var err error
 	if p.in, err = p.StdinPipe(); err != nil {

@@ -198,7 +198,7 @@ func (r *refresh) adoptable(rec *record, v *verdict, now time.Time) *Token {
 		return nil
 	}
 	t := rec.token
-	p := newPublished(t, r.info, now)
+	p := r.published(t, r.info, now)
 	fresh := !p.renew.passed(now)
 	switch {
 	case r.want.refused != nil:

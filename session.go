@@ -87,6 +87,17 @@ func newPublished(t *Token, info Info, now time.Time) *published {
 	return p
 }
 
+// published is t as Token is to hand it out. A token that is at hand already lives no longer for being loaded again: only
+// the monotonic clock of when it came knows whether the wall clock was set back since.
+func (s *Session) published(t *Token, info Info, now time.Time) *published {
+	p, held := newPublished(t, info, now), s.current.Load()
+	if held == nil || held.token.AccessToken != t.AccessToken || !held.dead.at.Before(p.dead.at) {
+		return p
+	}
+	p.dead.at, p.renew.at = held.dead.at, held.dead.at.Add(-t.margin(info))
+	return p
+}
+
 // call is a piece of work that several callers may wait for.
 type call struct {
 	done chan struct{}
@@ -272,7 +283,7 @@ func (s *Session) key() (Key, error) {
 
 // publish makes t what Token returns, unless the login was ended or replaced since epoch.
 func (s *Session) publish(t *Token, epoch int) {
-	p := newPublished(t, s.Provider.Info(), time.Now())
+	p := s.published(t, s.Provider.Info(), time.Now())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old := s.current.Load(); s.closed || s.epoch != epoch || old != nil && laterLogin(old.token, t) {

@@ -499,6 +499,10 @@ func TestUnsavedTokenNeverOverwritesNewerFacts(t *testing.T) {
 			must(t, other.Login(t.Context(), b.Approve))
 		},
 		"logout": func(t *testing.T, _ *emulator.Broker, other *brokerauth.Session) { must(t, other.Logout(t.Context())) },
+		"sibling's refresh": func(t *testing.T, _ *emulator.Broker, other *brokerauth.Session) {
+			_, err := other.Refresh(t.Context(), nil) // once the claim of the first is void
+			must(t, err)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -705,11 +709,19 @@ func TestTokenGoesOnlyToTheBroker(t *testing.T) {
 	b := emulator.Schwab(t)
 	s, _ := loggedIn(t, b, new(memory.Store))
 	defer s.Close()
+	// Nothing of a request to these is sent, and so no token.
 	for _, address := range []string{
-		"http://api.schwabapi.com/", "https://api.schwabapi.com:8443/", "https://api.schwabapi.com.evil.example/",
-		"https://evil.example/api.schwabapi.com", "https://API.schwabapi.com/", "https://api.schwabapi.com./",
-		"https://user:pw@api.schwabapi.com/", "https://api.schwabapi.com@evil.example/", "https://schwabapi.com/",
-		"https://a.api.schwabapi.com/", "https://127.0.0.1/", "https://аpi.schwabapi.com/",
+		"http://api.schwabapi.com/", "http://api.schwabapi.com:443/", "ws://api.schwabapi.com/", "wss://api.schwabapi.com/",
+		"https://api.schwabapi.com:8443/", "https://api.schwabapi.com:443/", "https://api.schwabapi.com:0443/",
+		"https://api.schwabapi.com.evil.example/", "https://evil.example/api.schwabapi.com", "https://evil.example/?https://api.schwabapi.com/",
+		"https://evil.example#https://api.schwabapi.com/", "https://evilapi.schwabapi.com/", "https://api-schwabapi.com/",
+		"https://API.schwabapi.com/", "https://Api.SchwabAPI.com/", "https://api.schwabapi.com./", "https://.api.schwabapi.com/",
+		"https://user:pw@api.schwabapi.com/", "https://user@api.schwabapi.com/", "https://@api.schwabapi.com/",
+		"https://api.schwabapi.com@evil.example/", "https://api.schwabapi.com%2eevil.example/", "https://api.schwabapi.com%00.evil.example/",
+		`https://evil.example\@api.schwabapi.com/`, "https://schwabapi.com/", "https://a.api.schwabapi.com/", "https://*.schwabapi.com/",
+		"https://api.schwabapi.co/", "https://api.schwabapi.comm/", "https://127.0.0.1/", "https://[::1]/", "https://0/",
+		"https://аpi.schwabapi.com/", "https://xn--pi-7kc.schwabapi.com/", "https://api。schwabapi.com/", "https://ａpi.schwabapi.com/",
+		"https://api.schwabapi.com\u200b/", "file:///etc/passwd", "//evil.example/",
 	} {
 		base := &echo{}
 		resp, err := s.Client(&http.Client{Transport: base}).Get(address)
@@ -719,6 +731,19 @@ func TestTokenGoesOnlyToTheBroker(t *testing.T) {
 		}
 		if len(base.signed)+len(base.unsigned) > 0 {
 			t.Errorf("%s was reached", address)
+		}
+	}
+	for _, address := range []string{"https://api.schwabapi.com", "https://api.schwabapi.com/", "https://api.schwabapi.com/a/b?c=d#e",
+		"HTTPS://api.schwabapi.com/", "https://api.schwabapi.com:/", "https://api.schwabapi.com//evil.example/", "https://api.schwabapi.com/@evil.example/"} {
+		base := &echo{}
+		resp, err := s.Client(&http.Client{Transport: base}).Get(address)
+		if err != nil {
+			t.Errorf("%s: %v", address, err)
+			continue
+		}
+		resp.Body.Close()
+		if len(base.signed) != 1 {
+			t.Errorf("%s: signed %v, unsigned %v", address, base.signed, base.unsigned)
 		}
 	}
 	_, err := s.Client(&http.Client{Transport: &echo{}}).Get("https://api.tdameritrade.com/v1/marketdata/quotes?symbol=A")
@@ -733,6 +758,19 @@ func TestTokenGoesOnlyToTheBroker(t *testing.T) {
 	resp.Body.Close()
 	if len(base.signed) != 2 || len(base.unsigned) != 1 || !strings.HasPrefix(base.unsigned[0], "https://evil.example/") {
 		t.Errorf("signed %q, unsigned %q", base.signed, base.unsigned)
+	}
+	// Down to http, over to a port, and to a name that only looks the same: all unsigned, and the caller's own header is not sent along.
+	for _, to := range []string{"http://api.schwabapi.com/", "https://api.schwabapi.com:8443/", "https://API.schwabapi.com/", "https://api.schwabapi.com./",
+		"https://a.api.schwabapi.com/"} {
+		base := &echo{}
+		req, err := http.NewRequest("GET", "https://api.schwabapi.com/?to="+url.QueryEscape(to), nil)
+		must(t, err)
+		resp, err := s.Client(&http.Client{Transport: base}).Do(req)
+		must(t, err)
+		resp.Body.Close()
+		if len(base.signed) != 1 || len(base.unsigned) != 1 {
+			t.Errorf("redirected to %s: signed %q, unsigned %q", to, base.signed, base.unsigned)
+		}
 	}
 }
 

@@ -59,7 +59,7 @@ type Options struct {
 	//
 	// Nil is the system's way: $BROWSER, which names a program and may hold %s for the address, else xdg-open, open or
 	// rundll32. The program gets no terminal, no standard streams, and of the environment only what a browser needs.
-	// Auto then opens none over SSH, in a container or without a display, unless $BROWSER is set.
+	// Auto then opens none over SSH, in a container, in a hosted notebook or without a display, unless $BROWSER is set.
 	Open func(ctx context.Context, url string) error
 	// Certificate is what the redirect address shows, if that is https; nil is this computer's own.
 	Certificate *tls.Certificate
@@ -107,8 +107,9 @@ func Browser(o *Options) brokerauth.Flow {
 	}
 }
 
-// Auto returns the flow that suits the place: Browser's, with no browser opened where the person cannot see it, or, if
-// the redirect address is not on this computer or this user may not listen there, Paste's.
+// Auto returns the flow that suits the place: Browser's or, if the redirect address is not on this computer or this user
+// may not listen there, Paste's. Either opens a browser unless the person would not see it: over SSH, in a container, in a
+// hosted notebook, without a display. On WSL it is that of Windows.
 // A port that another program has is an error, as with Browser: that program would get the code.
 func Auto(o *Options) brokerauth.Flow {
 	opts := o.orDefault()
@@ -117,27 +118,33 @@ func Auto(o *Options) brokerauth.Flow {
 		switch {
 		case errors.Is(err, errors.ErrUnsupported):
 			opts.say("The redirect address %s cannot be listened at here, so its answer is pasted.\n", login.RedirectURL)
-			return opts.paste(ctx, login, finish)
+			return opts.pasteFrom(ctx, login, finish, opts.open())
 		case errors.Is(err, fs.ErrPermission):
 			opts.say("This user may not listen at the redirect address %s, so its answer is pasted.\n", login.RedirectURL)
-			return opts.paste(ctx, login, finish)
+			return opts.pasteFrom(ctx, login, finish, opts.open())
 		case err != nil:
 			return err
 		}
 		opts := opts
-		if opts.Open == nil {
-			opts.Open = openBrowser
-			if why := unseen(); why != "" {
-				opts.Open = nil
-				opts.say("No browser is opened, as %s.", why)
-			}
-		}
+		opts.Open = opts.open()
 		if os.Getenv("SSH_CONNECTION") != "" {
 			opts.say("To log in with the browser of the computer you sit at, run there first, with this one's name for HOST:\n\n"+
 				"    ssh -L %s HOST\n", web.tunnel())
 		}
 		return opts.browse(ctx, login, finish, web)
 	}
+}
+
+// open is what opens a browser, nil where the person would not see it.
+func (o *Options) open() func(ctx context.Context, url string) error {
+	if o.Open != nil {
+		return o.Open
+	}
+	if why := unseen(); why != "" {
+		o.say("No browser is opened, as %s.", why)
+		return nil
+	}
+	return openBrowser
 }
 
 // Paste returns a flow that shows the login page's address, which the person opens anywhere, and reads the address
@@ -151,6 +158,11 @@ func Paste(o *Options) brokerauth.Flow {
 }
 
 func (o *Options) paste(ctx context.Context, login *brokerauth.Login, finish finisher) error {
+	return o.pasteFrom(ctx, login, finish, nil)
+}
+
+// pasteFrom opens a browser besides, unless open is nil.
+func (o *Options) pasteFrom(ctx context.Context, login *brokerauth.Login, finish finisher, open func(context.Context, string) error) error {
 	if err := givenUp(ctx); err != nil {
 		return err
 	}
@@ -162,7 +174,15 @@ func (o *Options) paste(ctx context.Context, login *brokerauth.Login, finish fin
 	o.say("Log in at:\n\n    %s\n", login.URL)
 	o.say("After you log in, the browser shows a page that cannot be reached: that is right; " +
 		"copy its whole address and paste it here within 30 seconds:")
-	return o.wait(ctx, login, finish, nil, in, nil)
+	if open == nil {
+		return o.wait(ctx, login, finish, nil, in, nil)
+	}
+	// Not with the login's own address, whose state all users of the computer would see among the programs that run.
+	web, err := doorstep(ctx, login)
+	if err != nil {
+		return err
+	}
+	return o.waitOpened(ctx, login, finish, web, in, open)
 }
 
 // browse serves web, which it closes. A nil Open opens no browser.
@@ -182,33 +202,39 @@ func (o *Options) browse(ctx context.Context, login *brokerauth.Login, finish fi
 	defer in.close()
 
 	o.say("Log in at:\n\n    %s\n", web.startURL())
-	if in != nil || os.Getenv("SSH_CONNECTION") != "" {
-		// From there nothing comes back but by a paste or by ssh's tunnel.
-		o.say("or, with a browser on another computer, at:\n\n    %s\n", login.URL)
-	}
 	if fingerprint != "" {
 		// With the slash: https://127.0.0.1.evil.example starts so, too, but for that.
 		o.say("Your browser will warn once about this computer's own certificate; "+
 			"go on only if the address starts with %s/", web.origin())
-		o.say("Its SHA-256 fingerprint is %s.", fingerprint)
+		o.say("Its SHA-256: %s", fingerprint)
 		if why != "" {
 			o.say("It serves for this login only, as it could not be kept: %s.", why)
 		}
+		o.say("")
 	}
-	if in != nil {
-		o.say("If after the login the browser shows a page that cannot be reached, " +
-			"copy its whole address and paste it here within 30 seconds.")
+	// From another computer nothing comes back but by a paste or by ssh's tunnel.
+	switch {
+	case in != nil:
+		o.say("With a browser on another computer, log in at the address below instead. It ends at a page that\n"+
+			"cannot be reached: that is right; copy its whole address and paste it here within 30 seconds.\n\n    %s\n", login.URL)
+	case os.Getenv("SSH_CONNECTION") != "":
+		o.say("or, with a browser on another computer, at:\n\n    %s\n", login.URL)
 	}
+	return o.waitOpened(ctx, login, finish, web, in, o.Open)
+}
 
+// waitOpened waits while open, if it is not nil, opens a browser, and closes web.
+func (o *Options) waitOpened(ctx context.Context, login *brokerauth.Login, finish finisher,
+	web *server, in *input, open func(context.Context, string) error) error {
 	var opening sync.WaitGroup
 	opened := make(chan error, 1)
 	openCtx, cancel := context.WithCancel(ctx)
-	if o.Open != nil {
-		opening.Go(func() { opened <- o.Open(openCtx, web.startURL()) })
+	if open != nil {
+		opening.Go(func() { opened <- open(openCtx, web.startURL()) })
 	}
-	err = o.wait(ctx, login, finish, web, in, opened)
+	err := o.wait(ctx, login, finish, web, in, opened)
 	web.close(err)
-	// Not before: whatever Open does may still be reading the last page.
+	// Not before: whatever open does may still be reading the last page.
 	cancel()
 	opening.Wait()
 	return err
@@ -282,7 +308,7 @@ func (o *Options) wait(ctx context.Context, login *brokerauth.Login, finish fini
 			switch {
 			case l.err == nil:
 				o.say("%s", complaint)
-			case web != nil:
+			case web != nil && !web.doorstep:
 				in = nil // the browser may still come back
 			case callback != "":
 				return says(io.ErrUnexpectedEOF, "the input ended after an address that does not finish the login")

@@ -459,10 +459,11 @@ func TestHostileRequests(t *testing.T) {
 	}
 
 	var flood sync.WaitGroup
-	for i := range 100 {
+	flooding := client(t, config)
+	flooding.Timeout = time.Minute
+	for i := range 1000 {
 		flood.Go(func() {
-			c := client(t, config)
-			c.Timeout = 20 * time.Second
+			c := flooding
 			if resp, err := c.Get(fmt.Sprintf("%s?code=c&state=%d", login.RedirectURL, i)); err != nil {
 				t.Error(err)
 			} else {
@@ -475,8 +476,8 @@ func TestHostileRequests(t *testing.T) {
 	if n := r.finish.Load(); n != 0 {
 		t.Fatalf("hostile requests finished the login %d times", n)
 	}
-	begin := time.Now()
 	resp, page := get(t, client(t, config), callback(login))
+	begin := time.Now()
 	if resp.StatusCode != 200 {
 		t.Errorf("the true callback answers %s:\n%s", resp.Status, page)
 	}
@@ -490,6 +491,30 @@ func TestHostileRequests(t *testing.T) {
 		t.Errorf("somebody else's mistakes are logged:\n%s", logged)
 	}
 	free(t, login)
+}
+
+// Apps of several brokers may share a port, where each has a path. None takes the answer of another.
+func TestCodeAtAnothersPath(t *testing.T) {
+	config := home(t)
+	login := newLogin(t, "https://127.0.0.1:%d/tastytrade")
+	r := run(t, login, flows.Options{}, saved)
+	c := client(t, config)
+	for path, want := range map[string]int{
+		"/schwab?code=C0.abc%40&state=" + login.State: 404, "/schwab?code=C0.abc%40&state=schwabs": 404,
+		"/tastytrade?code=C0.abc%40&state=schwabs": 400,
+	} {
+		resp, page := get(t, c, "https://"+address(login)+path)
+		if resp.StatusCode != want || strings.Contains(page, "C0.abc") {
+			t.Errorf("another broker's answer at %s is answered %s:\n%s", path, resp.Status, page)
+		}
+	}
+	if n := r.finish.Load(); n != 0 {
+		t.Errorf("another broker's code was sent %d times", n)
+	}
+	get(t, c, callback(login))
+	if err := r.err(t); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestSameCallbackTenTimes(t *testing.T) {
@@ -718,6 +743,54 @@ func TestRedirectElsewhere(t *testing.T) {
 		if !strings.Contains(out.String(), login.URL) || !strings.Contains(out.String(), redirect) {
 			t.Errorf("Auto at %q does not say where to log in and why to paste:\n%s", redirect, out)
 		}
+	}
+}
+
+// Where the answer is pasted, Auto opens the browser all the same, at an address that no other user can use.
+func TestAutoOpensWithoutListening(t *testing.T) {
+	home(t)
+	for _, test := range []struct{ ssh, hub, why string }{
+		{ssh: "192.0.2.1 50000 192.0.2.2 22", why: "login over SSH"}, {hub: "/user/me/", why: "notebook"}, {},
+	} {
+		t.Setenv("BROWSER", "")
+		t.Setenv("SSH_CONNECTION", test.ssh)
+		t.Setenv("JUPYTERHUB_SERVICE_PREFIX", test.hub)
+		login := &brokerauth.Login{URL: "https://broker.example/?state=" + state, RedirectURL: "https://app.example/cb", State: state}
+		in, w := pipe(t)
+		out := new(text)
+		opened := ""
+		o := &flows.Options{In: in, Out: out}
+		if test.why == "" {
+			o.Open = func(_ context.Context, address string) error {
+				opened = address
+				for i, want := range []int{302, 404} {
+					resp, err := browserOf("").Get(address)
+					if err != nil {
+						t.Error(err)
+						break
+					}
+					resp.Body.Close()
+					if resp.StatusCode != want || i == 0 && resp.Header.Get("Location") != login.URL {
+						t.Errorf("the opened address answers %s, Location %q", resp.Status, resp.Header.Get("Location"))
+					}
+				}
+				io.WriteString(w, login.RedirectURL+"?code=c&state="+state+"\n")
+				return nil
+			}
+		} else {
+			io.WriteString(w, login.RedirectURL+"?code=c&state="+state+"\n")
+		}
+		if err := flows.Auto(o)(t.Context(), login, saved); err != nil {
+			t.Error(err)
+		}
+		if strings.Contains(opened, state) || opened == "" && test.why == "" {
+			t.Errorf("the browser's argument is %q", opened)
+		}
+		if !strings.Contains(out.String(), test.why) || !strings.Contains(out.String(), "that is right") || !strings.Contains(out.String(), "30 seconds") {
+			t.Errorf("the text does not say what comes, or why no browser:\n%s", out)
+		}
+		in.Close()
+		w.Close()
 	}
 }
 

@@ -77,6 +77,15 @@ func browserCommand(browsers, url string) ([]string, error) {
 	case "darwin":
 		argv = []string{"open", url}
 	default:
+		if onWSL() {
+			// Windows has the browser, and WSL its programs.
+			for _, argv := range [][]string{{"wslview", url}, {"rundll32.exe", "url.dll,FileProtocolHandler", url}} {
+				if path, err := exec.LookPath(argv[0]); err == nil {
+					argv[0] = path
+					return argv, nil
+				}
+			}
+		}
 		if !hasDisplay() {
 			return nil, errors.New("there is no display") // xdg-open would try browsers that run in the terminal
 		}
@@ -92,6 +101,9 @@ func browserCommand(browsers, url string) ([]string, error) {
 
 func hasDisplay() bool { return os.Getenv("DISPLAY") != "" || os.Getenv("WAYLAND_DISPLAY") != "" }
 
+// onWSL reports whether this is Linux inside of Windows.
+func onWSL() bool { return runtime.GOOS == "linux" && os.Getenv("WSL_DISTRO_NAME") != "" }
+
 // unseen says why the person would not see a browser that is opened here; empty: there is no reason.
 func unseen() string {
 	_, docker := os.Stat("/.dockerenv")
@@ -101,8 +113,12 @@ func unseen() string {
 		return "" // the person, or a remote editor, knows better
 	case os.Getenv("SSH_CONNECTION") != "":
 		return "this is a login over SSH"
+	case os.Getenv("JUPYTERHUB_SERVICE_PREFIX") != "" || os.Getenv("COLAB_RELEASE_TAG") != "":
+		return "this is a notebook on another computer"
 	case docker == nil || podman == nil || os.Getenv("container") != "" || os.Getenv("KUBERNETES_SERVICE_HOST") != "":
 		return "this is a container"
+	case onWSL():
+		return ""
 	case runtime.GOOS != "windows" && runtime.GOOS != "darwin" && !hasDisplay():
 		return "there is no display"
 	}

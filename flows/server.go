@@ -44,6 +44,7 @@ type server struct {
 	login    *brokerauth.Login
 	redirect *url.URL
 	start    string // the path of the one-time address
+	doorstep bool   // nothing but that address is served: the answer is pasted
 	spent    atomic.Bool
 	again    chan struct{} // the start address was opened after it was spent
 	arrivals chan arrival
@@ -119,6 +120,22 @@ func listen(ctx context.Context, login *brokerauth.Login) (*server, error) {
 		}
 		return nil, fmt.Errorf("flows: listen at the redirect address %s: %w", login.RedirectURL, err)
 	}
+	return s, nil
+}
+
+// doorstep serves only a one-time address that leads to the login page, from a port that is free.
+func doorstep(ctx context.Context, login *brokerauth.Login) (*server, error) {
+	var config net.ListenConfig
+	l, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("flows: listen on this computer: %w", err)
+	}
+	s := &server{
+		login: login, redirect: &url.URL{Scheme: "http", Host: l.Addr().String()}, start: "/" + rand.Text(), doorstep: true,
+		arrivals: make(chan arrival), again: make(chan struct{}, 1), ended: make(chan struct{}), fresh: make(map[net.Conn]bool),
+		listeners: []net.Listener{l},
+	}
+	s.serve(nil)
 	return s, nil
 }
 
@@ -244,7 +261,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusFound)
 		}
 
-	case path != cmp.Or(s.redirect.EscapedPath(), "/"):
+	case s.doorstep || path != cmp.Or(s.redirect.EscapedPath(), "/"):
 		page(w, http.StatusNotFound, "Nothing is here", "A login waits on this computer, at another address.")
 
 	case !get:

@@ -54,7 +54,8 @@ func (a *app) loginCommand() *cobra.Command {
 		if cmd.Flags().Changed("finish") && finish != "-" {
 			return usageError{errors.New("--finish takes only -, and the address from standard input, as other users see what is in a command line")}
 		}
-		options := &flows.Options{Out: a.err, Timeout: time.Duration(timeout)}
+		shown := &struct{ io.Writer }{a.err} // the screen comes when the login waits
+		options := &flows.Options{Out: shown, Timeout: time.Duration(timeout)}
 		if timeout == 0 {
 			options.Timeout = -1
 		}
@@ -122,6 +123,9 @@ func (a *app) loginCommand() *cobra.Command {
 		asking, back := false, false
 		counted := func(ctx context.Context, l *brokerauth.Login, finish func(context.Context, string) error) error {
 			asking = true
+			out, end := a.screen(options.Timeout)
+			shown.Writer = out
+			defer end()
 			err := f(ctx, l, func(ctx context.Context, callback string) error {
 				back = true
 				return finish(ctx, callback)
@@ -183,9 +187,9 @@ func (a *app) loggedIn(ctx context.Context, b broker, s *brokerauth.Session, sto
 func advised(err error, pasting bool) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && pasting:
-		return usageError{errors.New("nobody can paste here, as there is no terminal: run it in one, or leave --flow paste out")}
+		return usageError{errors.New("nobody can paste here, as there is no terminal: run it in one, leave --flow paste out, or log in in two steps with --start")}
 	case errors.Is(err, fs.ErrNotExist):
-		return usageError{errors.New("nobody can paste here, as there is no terminal: run it in one, or register https://127.0.0.1:8182")}
+		return usageError{errors.New("nobody can paste here, as there is no terminal: run it in one, register https://127.0.0.1:8182, or log in in two steps with --start")}
 	case errors.Is(err, errors.ErrUnsupported):
 		return usageError{fmt.Errorf("%w: to paste, give --flow paste", err)}
 	case errors.Is(err, syscall.EADDRINUSE), errors.Is(err, fs.ErrPermission):

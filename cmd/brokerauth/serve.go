@@ -82,7 +82,7 @@ func (a *app) serveCommand() *cobra.Command {
 const (
 	// lookEvery is how often the store is looked at while somebody watches: others refresh and log in, too.
 	lookEvery = time.Second
-	// lookFor bounds one look at one login.
+	// lookFor bounds one look at one login, or at one store's list of them.
 	lookFor = 5 * time.Second
 	// reloadFor is how long a page may be away, as when it is reloaded, before a new address is printed.
 	reloadFor = 10 * time.Second
@@ -288,7 +288,7 @@ func (d *dashboard) serveEvents(w http.ResponseWriter, r *http.Request) {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for spoke := time.Now(); d.knows(secret); {
-		now, err := json.Marshal(d.snapshot(r.Context()))
+		now, err := json.Marshal(d.snapshot())
 		if err != nil {
 			return
 		}
@@ -377,8 +377,8 @@ func (d *dashboard) warn(err error) {
 	}
 }
 
-// look looks at the store, if it is time to.
-func (d *dashboard) look(ctx context.Context) error {
+// look looks at the stores, if it is time to, for all pages at once: so no page's end cuts it short.
+func (d *dashboard) look() error {
 	d.looking.Lock()
 	defer d.looking.Unlock()
 	d.mu.Lock()
@@ -390,14 +390,14 @@ func (d *dashboard) look(ctx context.Context) error {
 		return err
 	}
 	began := time.Now()
-	err = d.lookNow(ctx)
+	err = d.lookNow()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.lookedAt, d.lookTook, d.lookErr = time.Now(), time.Since(began), err
 	return err
 }
 
-func (d *dashboard) lookNow(ctx context.Context) error {
+func (d *dashboard) lookNow() error {
 	var faults []error
 	seen := make(map[string]*card)
 	see := func(store keptStore, key brokerauth.Key, provider func() brokerauth.Provider) *card {
@@ -413,6 +413,8 @@ func (d *dashboard) lookNow(ctx context.Context) error {
 	}
 	listed := make(map[*card]bool)
 	for _, store := range d.stores {
+		ctx, cancel := context.WithTimeout(d.ctx, lookFor)
+		defer cancel()
 		keys, err := store.keys(ctx)
 		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 			faults = append(faults, err)
@@ -428,7 +430,7 @@ func (d *dashboard) lookNow(ctx context.Context) error {
 		see(u.store, brokerauth.Key{Provider: info.Name, Identity: info.Identity, Profile: d.profile}, func() brokerauth.Provider { return u.provider })
 	}
 	for _, c := range seen {
-		ctx, cancel := context.WithTimeout(ctx, lookFor)
+		ctx, cancel := context.WithTimeout(d.ctx, lookFor)
 		st, err := c.session.Status(ctx)
 		cancel()
 		d.mu.Lock()
@@ -487,9 +489,9 @@ type view struct {
 }
 
 // snapshot is what the page shows now.
-func (d *dashboard) snapshot(ctx context.Context) view {
+func (d *dashboard) snapshot() view {
 	v := view{Cards: []cardView{}, Others: []other{}}
-	if err := d.look(ctx); err != nil {
+	if err := d.look(); err != nil {
 		v.Fault = err.Error()
 	}
 	d.mu.Lock()

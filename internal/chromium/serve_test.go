@@ -340,7 +340,7 @@ func TestServe(t *testing.T) {
 	chromium.Visit(t, other, address)
 	chromium.Await(t, other, "locked")
 	chromium.Await(t, tab, "locked")
-	chromium.ShootAll(t, tab, "serve-locked")
+	chromium.ShootAll(t, other, "serve-locked")
 	next := s.address()
 	ask[string](t, other, fmt.Sprintf("location.href = %q", next)) // the same page, but for what is behind the #
 	chromium.Await(t, other, "Last refresh")

@@ -124,10 +124,10 @@ function update(view) {
     if (!card) card = add(data)
     else if (card.data.state !== data.state) speak(`${data.broker}: ${plain[data.state] || data.state}`)
     card.data = data
-    const place = $(data.aside ? '#aside' : '#cards')
-    if (card.el.parentElement !== place) place.append(card.el)
     draw(card)
   }
+  order($('#cards'), view.cards.filter(data => !data.aside))
+  order($('#aside'), view.cards.filter(data => data.aside))
   for (const [id, card] of cards) {
     if (!seen.has(id)) { card.el.remove(); cards.delete(id) }
   }
@@ -143,6 +143,15 @@ function update(view) {
   }
   $('#others').hidden = !$('#aside').childElementCount && !unset.childElementCount
   if (!$('#cards').childElementCount) $('#others').open = true
+}
+
+// order puts cards into a place, and moves none that stands right: what has the focus keeps it.
+function order(place, list) {
+  const els = list.map(data => cards.get(data.id).el)
+  if (els.length === place.childElementCount && els.every((el, i) => el === place.children[i])) return
+  const focused = document.activeElement
+  place.replaceChildren(...els)
+  if (place.contains(focused)) focused.focus()
 }
 
 function sure(data) {

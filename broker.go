@@ -108,7 +108,7 @@ type Flow func(ctx context.Context, login *Login, finish func(ctx context.Contex
 // Login is a login that has begun and waits for the user to come back. It is plain data: JSON keeps all of it, so a
 // web app can finish on another host. It is secret, and prints redacted.
 type Login struct {
-	Key         Key       `json:"key"`              // the Session that began it
+	Key         Key       `json:"key,omitzero"`     // the Session that began it; zero: none did
 	URL         string    `json:"url"`              // the broker's login page, where the user goes
 	RedirectURL string    `json:"redirect_url"`     // where the broker sends the user back to
 	State       string    `json:"state,omitempty"`  // comes back with the user; empty: the broker has none

@@ -60,6 +60,9 @@ type Refusal struct {
 // another process, and to read all that is printed and logged, the test binary runs itself again, for the calling test
 // only: that test runs a second time in a child, as far as its call of TestProvider, of which it must have one.
 //
+// Some checks run in a testing/synctest bubble, New and the provider's calls with it: a provider must not hand its work to
+// goroutines that began elsewhere.
+//
 // Every call gets a minute, or a quarter of what go test's -timeout leaves.
 func TestProvider(t *testing.T, h Harness) {
 	t.Helper()

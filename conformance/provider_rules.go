@@ -274,7 +274,6 @@ func completes(t *testing.T, s *scene) {
 func completesElsewhere(t *testing.T, s *scene) {
 	a := s.play(t)
 	login := a.begin()
-	login.Key = brokerauth.Key{Provider: "conformance"} // as a Session has it
 	s.child(t, &task{Do: "complete", Login: login, Callback: a.callback(login, theCode)})
 }
 

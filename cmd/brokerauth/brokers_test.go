@@ -39,6 +39,7 @@ func (p *place) at(name string, config emulator.Config) *place {
 		c = p.with("TASTY_SANDBOX_CLIENT_SECRET", testSecret, "TASTY_SANDBOX_REFRESH_TOKEN", config.Grant, "TASTY_SANDBOX_BASE_URL", server.URL)
 	}
 	c.broker = broker
+	p.brokers = append(p.brokers, broker)
 	return c
 }
 

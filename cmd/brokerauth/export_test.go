@@ -22,6 +22,7 @@ func (p *place) elsewhere() *place {
 	c := p.with("HOME", dir, "XDG_CONFIG_HOME", filepath.Join(dir, "config"), "XDG_STATE_HOME", filepath.Join(dir, "state"),
 		"AppData", filepath.Join(dir, "config"), "LocalAppData", filepath.Join(dir, "state"))
 	c.dir = dir
+	p.t.Cleanup(c.hunt)
 	return c
 }
 

@@ -21,11 +21,12 @@ import (
 	"time"
 
 	"github.com/brokerauth/brokerauth/conformance/emulator"
+	"github.com/brokerauth/brokerauth/internal/hunt"
 )
 
 const (
 	testKey    = "test-app-key"
-	testSecret = "test-app-secret-nobody-may-see"
+	testSecret = "emulated.app-secret-nobody-may-see"
 )
 
 // command is a copy of this test under the program's own name, by which it knows to be the program: so a change of the
@@ -71,6 +72,11 @@ func TestMain(m *testing.M) {
 
 // browse plays a browser that accepts the flow's certificate, and a user who presses button.
 func browse(address, button string) error {
+	// Other users of a computer see the arguments of its programs, and a browser's crash reports have its environment. The
+	// marker finds what a pretend broker issues, and the app's secret. A login then fails at once.
+	if hunt.Find(strings.Join(append(os.Environ(), os.Args...), "\n"), "emulated.") != nil {
+		button = "deny"
+	}
 	jar, err := cookiejar.New(nil)
 	if err != nil {
 		return err
@@ -110,8 +116,36 @@ type place struct {
 	broker *emulator.Broker
 	env    map[string]string
 
-	mu  sync.Mutex
-	all strings.Builder // all that any run has said, but for the answers of token
+	*heard // shared by all copies
+}
+
+// heard is what the hunt for secrets looks at.
+type heard struct {
+	mu      sync.Mutex
+	all     strings.Builder // all that any run has said, but for the answers of token and export
+	brokers []*emulator.Broker
+	written map[string]bool // files that the test wrote, for others to read perhaps
+}
+
+// hunt fails the test if a secret was said, is a file's name or stands in a file that others can read.
+func (p *place) hunt() {
+	p.t.Helper()
+	secrets := []string{testSecret, testGrant}
+	for _, b := range p.brokers {
+		secrets = append(secrets, b.Secrets()...)
+	}
+	for _, what := range hunt.Find(p.all.String(), secrets...) {
+		p.t.Errorf("the command said %s", what)
+	}
+	if runtime.GOOS == "windows" {
+		return // it has no such modes
+	}
+	written := func(path string) bool {
+		return p.written[path] || strings.HasPrefix(filepath.Base(path), "tokens.db") // Schwabdev's
+	}
+	for _, what := range hunt.Tree(p.dir, written, secrets...) {
+		p.t.Error(what)
+	}
 }
 
 func newPlace(t testing.TB, config emulator.Config) *place {
@@ -128,7 +162,8 @@ func newPlace(t testing.TB, config emulator.Config) *place {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	p := &place{t: t, dir: dir, broker: broker, env: map[string]string{
+	kept := &heard{brokers: []*emulator.Broker{broker}, written: make(map[string]bool)}
+	p := &place{t: t, dir: dir, broker: broker, heard: kept, env: map[string]string{
 		"HOME": dir, "XDG_CONFIG_HOME": filepath.Join(dir, "config"), "XDG_STATE_HOME": filepath.Join(dir, "state"),
 		"AppData": filepath.Join(dir, "config"), "LocalAppData": filepath.Join(dir, "state"), "SystemRoot": os.Getenv("SystemRoot"),
 		"PATH": os.Getenv("PATH"), "TMPDIR": dir, "TEMP": dir,
@@ -138,6 +173,7 @@ func newPlace(t testing.TB, config emulator.Config) *place {
 		"SCHWAB_APP_KEY":   testKey, "SCHWAB_APP_SECRET": testSecret,
 		"SCHWAB_CALLBACK_URL": "https://" + freeAddress(t), "SCHWAB_BASE_URL": server.URL,
 	}}
+	t.Cleanup(p.hunt)
 	return p
 }
 
@@ -153,7 +189,7 @@ func freeAddress(t testing.TB) string {
 
 // with returns a copy of the place with another environment; an empty value unsets.
 func (p *place) with(pairs ...string) *place {
-	c := &place{t: p.t, dir: p.dir, broker: p.broker, env: make(map[string]string)}
+	c := &place{t: p.t, dir: p.dir, broker: p.broker, heard: p.heard, env: make(map[string]string)}
 	for name, value := range p.env {
 		c.env[name] = value
 	}
@@ -209,7 +245,7 @@ func (p *place) ended(err error, args []string, out, errs *bytes.Buffer) result 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.all.WriteString(r.errors)
-	if args[0] != "token" {
+	if args[0] != "token" && args[0] != "export" { // whose answer is the login
 		p.all.WriteString(r.out)
 	}
 	return r
@@ -270,6 +306,7 @@ func (p *place) record() string {
 func (p *place) write(name, text string, mode os.FileMode) string {
 	p.t.Helper()
 	path := filepath.Join(p.dir, name)
+	p.written[path] = true
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		p.t.Fatal(err)
 	}

@@ -12,6 +12,8 @@
 //
 // [OAuth2] emulates any other broker with a login page, as far as RFC 6749 goes.
 //
+// The example "Relogin" tests a program's way back from a login that died.
+//
 // At Tastytrade Provider has a personal grant and needs no login; LoginProvider is a partner's app, which does.
 //
 // [Broker.Advance] moves its clock, [Broker.Inject] makes calls go wrong, [Broker.RevokeLogins] and

@@ -10,7 +10,7 @@ import (
 // What a Broker's own providers are registered as where any client is accepted; as long as Schwab's.
 const (
 	anyID     = "emulatedAppKey000000000000000000"
-	anySecret = "emulatedSecret00"
+	anySecret = "emulated.secret0"
 )
 
 // rules are what is one broker's own.

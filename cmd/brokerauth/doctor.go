@@ -179,11 +179,17 @@ func (d *doctor) examine(ctx context.Context) {
 // discreet is text that may be shown to anybody: an error may name a folder, and with it the user, and a secret may stand
 // where another setting belongs.
 func (d *doctor) discreet(text string) string {
+	secrets := []string{passphrase, fernetKey}
 	for _, b := range brokers() {
 		for _, s := range b.settings {
-			if value, _ := d.found.get(s.name); s.secret && len(value) >= 4 {
-				text = strings.ReplaceAll(text, value, "REDACTED")
+			if s.secret {
+				secrets = append(secrets, s.name)
 			}
+		}
+	}
+	for _, name := range secrets {
+		if value, _ := d.found.get(name); len(value) >= 4 {
+			text = strings.ReplaceAll(text, value, "REDACTED")
 		}
 	}
 	if home, err := os.UserHomeDir(); err == nil && len(home) > 1 {

@@ -137,8 +137,8 @@ func TestKeepers(t *testing.T) {
 		}
 		return usual
 	}
-	accounts, programs := number("KEEPERS_ACCOUNTS", 100), number("KEEPERS_PROGRAMS", 4)
-	life, cycles := time.Duration(number("KEEPERS_LIFE", 10))*time.Second, number("KEEPERS_EXPIRIES", 2)
+	accounts, programs := number("KEEPERS_ACCOUNTS", 40), number("KEEPERS_PROGRAMS", 3)
+	life, cycles := time.Duration(number("KEEPERS_LIFE", 20))*time.Second, number("KEEPERS_EXPIRIES", 1)
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()

@@ -84,7 +84,7 @@ func explainPostgreSQL(code, text string) *fault {
 	case is("40001", "40P01", "55P03"):
 		return &fault{again: true, kind: brokerauth.ErrUnavailable, text: "others keep the row locked"}
 	case is("26000", "42P05"):
-		return &fault{again: true, kind: brokerauth.ErrUnavailable, text: "prepared statements get lost, as behind a pooler that " +
+		return &fault{kind: brokerauth.ErrUnavailable, text: "prepared statements get lost, as behind a pooler that " +
 			"lends connections: have the driver do without, as pgx does with default_query_exec_mode=exec"}
 	case is("28", "42501"):
 		return &fault{kind: fs.ErrPermission, text: "the database refuses this user: " + said}

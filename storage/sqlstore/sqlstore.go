@@ -21,9 +21,9 @@
 // refuses a connection whose synchronous_commit is off, which loses the last changes when the server crashes. A failover
 // to a standby loses them, too, unless it is a synchronous one (synchronous_standby_names).
 //
-// Behind a pooler that lends a connection for one transaction at a time, such as pgbouncer, a driver must not rely on
-// prepared statements: give pgx default_query_exec_mode=exec in its address. The Store tries again where one is missing,
-// since nothing was done then, but that costs time.
+// Behind a pooler that lends a connection for one transaction at a time, such as pgbouncer before 1.21, a driver must not
+// prepare statements: give pgx default_query_exec_mode=exec in its address. With pgx's default many calls fail there, with
+// an error that says so.
 //
 // # SQLite
 //

@@ -144,12 +144,6 @@ func (s *Server) Stop() { s.signal(s.end) }
 // Kill ends the server as a crash would.
 func (s *Server) Kill() { s.signal(s.crash) }
 
-// Pause has the server, which must be one process, do nothing until Resume.
-func (s *Server) Pause() { s.cmd.Process.Signal(syscall.SIGSTOP) }
-
-// Resume has the server go on.
-func (s *Server) Resume() { s.cmd.Process.Signal(syscall.SIGCONT) }
-
 func (s *Server) signal(sig syscall.Signal) {
 	if s.cmd == nil || s.cmd.Process == nil {
 		return

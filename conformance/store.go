@@ -964,6 +964,9 @@ func (h *storeHandle) churned() (record []byte, n int, err error) {
 func survivesKills(t *testing.T, p *storePlace) {
 	h := p.handles(t, 2)[0]
 	_, before, err := h.churned()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for round := range 10 {
 		c := p.child(t, "churn", round)
 		c.await(t, jobReady)

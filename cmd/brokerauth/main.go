@@ -67,6 +67,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 	"unicode"
@@ -302,10 +303,13 @@ func printableText(s string) string {
 // answer is standard output. It remembers a write that failed: a token that nobody got is a failure.
 type answer struct {
 	w   io.Writer
+	mu  sync.Mutex // serve says something now and then
 	err error
 }
 
 func (w *answer) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	n, err := w.w.Write(p)
 	w.err = cmp.Or(w.err, err)
 	return n, err

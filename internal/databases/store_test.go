@@ -36,7 +36,7 @@ func server(t *testing.T, start func() string) string {
 	return address
 }
 
-const sqliteSettings = "?_pragma=busy_timeout(10000)&_pragma=synchronous(full)"
+const sqliteSettings = "?_pragma=busy_timeout(10000)&_pragma=synchronous(full)&_pragma=secure_delete(on)"
 
 // openPostgreSQL opens the store in the schema that the base name of at names, and makes it if it is missing.
 func openPostgreSQL(t testing.TB, address, at string) *sqlstore.Store {

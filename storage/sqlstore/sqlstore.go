@@ -32,7 +32,8 @@
 // _pragma=synchronous(full) in the addresses of github.com/ncruces/go-sqlite3 and modernc.org/sqlite. The database is one
 // file, for processes of one host: keep it off network file systems.
 // SQLite makes the file readable by whomever the umask lets: make an empty one of mode 0600 first, in a folder of its
-// user's own. With PRAGMA secure_delete=on, the file keeps nothing of a record that was deleted.
+// user's own. With PRAGMA secure_delete=on, the file keeps nothing of a record that was deleted; the log is emptied, too, unless
+// somebody reads it at that moment.
 //
 // # Errors
 //
@@ -151,7 +152,9 @@ func (s *Store) CompareAndSwap(ctx context.Context, key brokerauth.Key, old, new
 			return s.db.QueryRowContext(ctx, s.sql(dropPostgreSQL), name, old).Scan(&changed)
 		})
 	case new == nil:
-		changed, err = s.exec(ctx, dropSQLite, name, old)
+		if changed, err = s.exec(ctx, dropSQLite, name, old); err == nil && changed > 0 {
+			s.emptyLog(ctx)
+		}
 	default:
 		changed, err = s.exec(ctx, swap, new, name, old)
 	}
@@ -162,6 +165,14 @@ func (s *Store) CompareAndSwap(ctx context.Context, key brokerauth.Key, old, new
 		return false, fmt.Errorf("sqlstore: %s: %w", s.Where(key), err)
 	}
 	return changed > 0, nil
+}
+
+// emptyLog takes what was deleted out of SQLite's write-ahead log, too. While others read it, it stays; then the next
+// checkpoint does it.
+func (s *Store) emptyLog(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_, _ = s.db.ExecContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)")
 }
 
 // Keys returns the keys of all records, sorted by their spelling. It asks for a thousand at a time.

@@ -67,6 +67,8 @@ func gitTakes(ctx context.Context, path string) (string, error) {
 	git := func(args ...string) (code int, err error) {
 		// A repository of somebody else's must not name a program to run.
 		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", dir, "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"}, args...)...)
+		// One that lacks a file of its index would have it fetched, by a program that its settings name.
+		cmd.Env = append(os.Environ(), "GIT_NO_LAZY_FETCH=1", "GIT_ALLOW_PROTOCOL=")
 		err = cmd.Run()
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == 1 {
 			return 1, nil

@@ -253,6 +253,28 @@ func TestDoctorFiles(t *testing.T) {
 	if _, err := os.Stat(ran); err == nil {
 		t.Error("doctor ran a repository's program")
 	}
+
+	// Nor have one fetch what it lacks: here a .gitignore that is in its index alone.
+	git("config", "--unset", "core.fsmonitor")
+	git("add", ".gitignore")
+	git("update-index", "--skip-worktree", ".gitignore")
+	for name, value := range map[string]string{
+		"core.repositoryFormatVersion": "1", "extensions.partialClone": "origin", "remote.origin.promisor": "true",
+		"remote.origin.url": p.dir, "remote.origin.uploadpack": "touch '" + ran + "'; false",
+	} {
+		git("config", name, value)
+	}
+	for _, name := range []string{".gitignore", filepath.Join(".git", "objects")} {
+		if err := os.RemoveAll(filepath.Join(p.dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.write(filepath.Join(".git", "objects", "info", "packs"), "", 0o600)
+	p.run("doctor", "schwab") // what git makes of it depends on its version
+	if _, err := os.Stat(ran); err == nil {
+		t.Error("doctor ran a program that a repository names to fetch from")
+	}
+	p.write(".gitignore", "*.env\n", 0o600)
 	p.ownSettings("default", "SCHWAB_CALLBACK_URL="+p.env["SCHWAB_CALLBACK_URL"]+"\n")
 	has(t, p.examined(0, "schwab"), "default.env", "ok")
 }

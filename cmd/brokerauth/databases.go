@@ -42,6 +42,12 @@ func (a *app) openDatabase(s *settings, name string) (store keptStore, err error
 	default:
 		store.how = "not encrypted, for all hosts that may use the server"
 	}
+	// A driver may quote the address, and what stands in it for a password.
+	senseless := usageError{fmt.Errorf("the address of the store %s makes no sense to its driver: write postgres://USER@HOST/DATABASE or "+
+		"redis://USER@HOST/0, and the password as PASSWORD in USER:PASSWORD@HOST, with %%-escapes for what is special in an address", store.name)}
+	if strings.HasSuffix(store.name, hidden) {
+		return store, senseless
+	}
 	address, err := s.address(name)
 	if err != nil {
 		return store, err
@@ -53,9 +59,7 @@ func (a *app) openDatabase(s *settings, name string) (store keptStore, err error
 		store.Store, err = a.openRedis(address)
 	}
 	if err != nil {
-		// A driver may quote the address, and what stands in it for a password.
-		err = usageError{fmt.Errorf("the address of the store %s makes no sense to its driver: write postgres://USER@HOST/DATABASE or "+
-			"redis://USER@HOST/0, and the password as PASSWORD in USER:PASSWORD@HOST, with %%-escapes for what is special in an address", store.name)}
+		err = senseless
 	}
 	return store, err
 }

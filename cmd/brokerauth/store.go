@@ -86,11 +86,15 @@ func (a *app) openNamed(ctx context.Context, s *settings, name string) (store ke
 	case strings.HasPrefix(name, "sealed+"):
 		return a.openSealed(ctx, s, name)
 	default:
+		store.name, _, _ = strings.Cut(store.name, "password=") // a database's address in another spelling
 		return store, usageError{fmt.Errorf("no store is called %q: there are keyring, disk, disk:DIR, sqlite:FILE, postgres://…, redis://…, memory, and "+
 			"sealed+ before any but the first and the last", store.name)}
 	}
 	return store, nil
 }
+
+// hidden stands for an address of which nobody can say what is its password.
+const hidden = "://…"
 
 // shown is a store's name without a password, which a database's address may have.
 func shown(name string) string {
@@ -99,8 +103,12 @@ func shown(name string) string {
 		return name
 	}
 	u, err := url.Parse(name)
-	if err != nil {
-		return scheme + "://…" // whatever part of it is secret
+	if err == nil {
+		_, err = url.ParseQuery(u.RawQuery)
+	}
+	// A password without the %-escapes that it needs may be read as a port, a path, a query or a fragment.
+	if err != nil || u.Fragment != "" || strings.Contains(u.EscapedPath()+u.RawQuery, "@") {
+		return scheme + hidden // whatever part of it is secret
 	}
 	if _, ok := u.User.Password(); ok {
 		u.User = url.User(u.User.Username())

@@ -342,9 +342,31 @@ func TestShownStore(t *testing.T) {
 		"postgres://h/db?password=S3cr3t&sslmode=require": "postgres://h/db?sslmode=require",
 		"redis://:S3cr3t@h/0":                             "redis://h/0",
 		"redis://u:S3cr%zz3t@h":                           "redis://…",
+		// Without the escapes that it needs a password is read as something else.
+		"postgres://u@h/db?password=100%S3cr3t":                "postgres://…",
+		"postgres://u@h/db?sslmode=require;password=S3cr3t":    "postgres://…",
+		"sealed+postgres://u@h/db?password=100%S3cr3t":         "sealed+postgres://…",
+		"postgres://u:12#S3cr3t@h/db":                          "postgres://…",
+		"redis://:9/S3cr3t@h:6379/0":                           "redis://…",
+		"redis://:12?S3cr3t@h:6379/0":                          "redis://…",
+		"postgres://u@h/db?sslmode=require&application_name=a": "postgres://u@h/db?sslmode=require&application_name=a",
 	} {
 		if got := shown(name); got != want && !(strings.HasPrefix(name, "redis://:") && !strings.Contains(got, "S3cr3t")) {
 			t.Errorf("shown(%q) = %q, want %q", name, got, want)
+		}
+	}
+	for _, name := range []string{
+		"postgres://u@h/db?password=100%S3cr3t", "sealed+postgres://u@h/db?password=100%S3cr3t", "postgres://u:12#S3cr3t@h/db",
+		"redis://:9/S3cr3t@h:6379/0", "redis://:12?S3cr3t@h:6379/0", "host=h user=u password=S3cr3t",
+	} {
+		s := &settings{sources: []source{{"a test", func(setting string) string {
+			if setting == "BROKERAUTH_STORE" {
+				return name
+			}
+			return ""
+		}}}}
+		if store, err := new(app).openNamed(t.Context(), s, name); err == nil || strings.Contains(err.Error()+store.lasting, "S3cr3t") {
+			t.Errorf("%s was opened as %q: %v", name, store.lasting, err)
 		}
 	}
 }

@@ -319,6 +319,25 @@ func TestMoveRenewed(t *testing.T) {
 	}
 }
 
+// Two names of one place must not have the only copy removed as if it were the old one; and two places of one kind are two.
+func TestStoreMoveToItself(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{}).with("BROKERAUTH_STORE", "")
+	from, link := filepath.Join(p.dir, "from"), filepath.Join(p.dir, "link")
+	p.login("--store", "disk:"+from)
+	if err := os.Symlink(from, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []string{"disk:" + from, "disk:" + link} {
+		wantAll(t, p.must(2, "store", "move", "disk:"+from, to).errors, "one place")
+		p.must(0, "token", "schwab", "--store", "disk:"+from)
+	}
+	one, two := "sqlite:"+filepath.Join(p.dir, "one.db"), "sqlite:"+filepath.Join(p.dir, "two.db")
+	p.must(0, "store", "move", "disk:"+from, one)
+	wantAll(t, p.must(0, "store", "move", one, two).out, "schwab: moved")
+	p.must(0, "token", "schwab")
+}
+
 // Without a home a named folder serves, and nothing else is guessed.
 func TestNoHome(t *testing.T) {
 	t.Parallel()

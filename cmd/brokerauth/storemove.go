@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -58,9 +61,6 @@ func (a *app) moveAll(ctx context.Context, fromName, toName string) error {
 	if err != nil {
 		return err
 	}
-	if probe := (brokerauth.Key{Provider: "schwab"}); from.Store.(reached).Where(probe) == to.Store.(reached).Where(probe) {
-		return usageError{fmt.Errorf("%s and %s are one place", from.name, to.name)}
-	}
 	keys, err := from.keys(ctx)
 	if err != nil {
 		return err
@@ -68,6 +68,11 @@ func (a *app) moveAll(ctx context.Context, fromName, toName string) error {
 	if len(keys) == 0 {
 		a.say("%s: no login is stored there.", from.name)
 		return nil
+	}
+	if same, err := onePlace(ctx, from, to); err != nil {
+		return err
+	} else if same {
+		return usageError{fmt.Errorf("%s and %s are one place", from.name, to.name)}
 	}
 	var failed error
 	for _, key := range keys {
@@ -85,6 +90,27 @@ func (a *app) moveAll(ctx context.Context, fromName, toName string) error {
 		a.say("%s: moved: %s", a.who(key), moved)
 	}
 	return failed
+}
+
+// onePlace reports whether what is written to one store is in the other. Names do not tell: a folder may have several, by
+// links and mounts, and so may a server. Where they are one, what was copied would be removed as the old one.
+func onePlace(ctx context.Context, from, to keptStore) (bool, error) {
+	key, record := brokerauth.Key{Provider: "~probe", Profile: strings.ToLower(rand.Text())}, []byte(`{"v":1}`)
+	swapped, err := from.CompareAndSwap(ctx, key, nil, record)
+	if err != nil || !swapped {
+		return false, cmp.Or(err, fmt.Errorf("the store %s does not keep what it is given", from.name))
+	}
+	_, err = to.Load(ctx, key)
+	if _, deleteErr := from.CompareAndSwap(context.WithoutCancel(ctx), key, record, nil); deleteErr != nil {
+		return false, deleteErr
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("nothing was moved: %w", err)
+	}
+	return true, nil
 }
 
 // moveLogin moves one record, and says what it is.

@@ -46,7 +46,7 @@ func (s *Session) Status(ctx context.Context) (Status, error) {
 	if rec != nil {
 		st.KeptAs = s.where(key)
 		if rec.moved != nil {
-			st.MovedTo, st.MovedAt = rec.moved.To, rec.moved.At
+			st.MovedTo, st.MovedAt = clean(rec.moved.To), rec.moved.At
 		}
 		if t == nil {
 			t = rec.token

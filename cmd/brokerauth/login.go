@@ -215,10 +215,11 @@ func (a *app) say(format string, args ...any) {
 	io.WriteString(a.out, printableText(fmt.Sprintf(format+"\n", args...)))
 }
 
-// who names a login.
+// who names a login, on one line: in a store that others write, too, a name may be anything.
 func (a *app) who(key brokerauth.Key) string {
-	if key.Profile == "default" {
-		return key.Provider
+	name := key.Provider
+	if key.Profile != "default" {
+		name += ", profile " + key.Profile
 	}
-	return fmt.Sprintf("%s, profile %s", key.Provider, key.Profile)
+	return strings.ReplaceAll(name, "\n", " ")
 }

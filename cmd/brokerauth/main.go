@@ -272,8 +272,9 @@ func (a *app) line(command, broker, profile string) string {
 	return line
 }
 
-// quoted is an argument as a shell takes it.
+// quoted is an argument as a shell takes it, on one line: no name that this program takes has more.
 func quoted(arg string) string {
+	arg = strings.ReplaceAll(arg, "\n", " ")
 	if strings.ContainsAny(arg, " '\"\\$&;|<>()*?[]#~`!\t") {
 		return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
 	}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/conformance/emulator"
 	"github.com/brokerauth/brokerauth/storage/keyring"
 )
@@ -336,6 +337,29 @@ func TestStoreMoveToItself(t *testing.T) {
 	p.must(0, "store", "move", "disk:"+from, one)
 	wantAll(t, p.must(0, "store", "move", one, two).out, "schwab: moved")
 	p.must(0, "token", "schwab")
+}
+
+// What a shared store holds may be anybody's, and must not make lines of its own.
+func TestForgedLines(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	p.login()
+	folder := strings.TrimPrefix(filepath.Dir(p.record()), p.dir)
+	for key, record := range map[brokerauth.Key]string{
+		{Provider: "schwab", Identity: "i", Profile: "a\nforged"}:  `{"v":1,"token":{"access_token":"a","refresh_token":"r"}}`,
+		{Provider: "b\nforged", Identity: "i", Profile: "default"}: `{"v":1,"token":{"access_token":"a","refresh_token":"r"}}`,
+		{Provider: "schwab", Identity: "i", Profile: "gone"}:       `{"v":1,"moved":{"to":"x\nforged","at":"2026-01-01T00:00:00Z"}}`,
+	} {
+		p.write(filepath.Join(folder, key.String()+".json"), record, 0o600)
+	}
+	r := p.run("status")
+	for line := range strings.Lines(r.out + r.errors) {
+		if strings.HasPrefix(line, "forged") {
+			t.Errorf("a record wrote a line of its own:\n%s%s", r.out, r.errors)
+			break
+		}
+	}
+	wantAll(t, r.out, "moved to x forged")
 }
 
 // Without a home a named folder serves, and nothing else is guessed.

@@ -277,11 +277,13 @@ func (k *keeping) alarm(e brokerauth.Event, kind, message string) {
 	})
 }
 
-// withoutSettings is an environment without this program's settings, of which some are secrets.
+// withoutSettings is an environment without this program's settings, of which some are secrets, and the password that
+// a PostgreSQL store may have from there.
 func withoutSettings(env []string) []string {
 	var kept []string
 	for _, pair := range env {
-		if name, _, _ := strings.Cut(pair, "="); name == "BROWSER" || !isSetting(strings.ToUpper(name)) {
+		name, _, _ := strings.Cut(pair, "=")
+		if upper := strings.ToUpper(name); name == "BROWSER" || upper != "PGPASSWORD" && !isSetting(upper) {
 			kept = append(kept, pair)
 		}
 	}

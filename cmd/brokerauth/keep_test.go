@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -164,5 +165,14 @@ func TestTradingWeek(t *testing.T) {
 	}
 	if got := inTradingWeek(time.Time{}, at("2026-11-26 09:41")); got != "" {
 		t.Errorf("a login without an end: %q", got)
+	}
+}
+
+// A command that keep runs gets no secret that this program knows the name of.
+func TestWithoutSettings(t *testing.T) {
+	t.Parallel()
+	got := withoutSettings([]string{"PATH=/bin", "SCHWAB_APP_SECRET=s", "BROKERAUTH_STORE=redis://u:s@h", "PGPASSWORD=s", "PGHOST=h", "BROWSER=b"})
+	if want := []string{"PATH=/bin", "PGHOST=h", "BROWSER=b"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

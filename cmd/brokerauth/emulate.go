@@ -45,7 +45,12 @@ func (a *app) emulateCommand() *cobra.Command {
 			"personal grant that it knows.\n\n" +
 			"all serves schwab, tdameritrade and tastytrade on ports that follow one another, and answers with all settings that " +
 			"a shell needs to use them.",
-		Args:      oneBroker,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := oneBroker(cmd, args); err != nil {
+				return fmt.Errorf("%w, or all", err)
+			}
+			return nil
+		},
 		ValidArgs: append(brokerNames(), "all"),
 	}
 	flags := cmd.Flags()

@@ -33,7 +33,12 @@ func (a *app) storeCommand() *cobra.Command {
 			"removed where it was. A move that was interrupted goes on when it is run again.\n\n" +
 			"    brokerauth store move keyring sealed+disk:/var/lib/me\n\n" +
 			"Later commands find the logins at the new place. A program that runs has to be told of it.",
-		Args: cobra.ExactArgs(2),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return errors.New("name two stores: brokerauth store move FROM TO")
+			}
+			return nil
+		},
 		RunE: a.action(func(ctx context.Context, args []string) error { return a.moveAll(ctx, args[0], args[1]) }),
 	})
 	return cmd

@@ -248,7 +248,9 @@ func (a *app) complain(err error) {
 		// The library says so, too, but not how.
 		text = strings.TrimSuffix(strings.TrimSuffix(text, ": log in first"), "; log in again") + ": run: " + a.remedy()
 	case errors.Is(err, brokerauth.ErrRejected):
-		if b, unknown := findBroker(a.broker); unknown == nil && !strings.Contains(text, b.guide) {
+		// A sealed store whose secret is wrong is rejected, too: no broker's guide helps there.
+		_, ofBroker := errors.AsType[*brokerauth.Error](err)
+		if b, unknown := findBroker(a.broker); unknown == nil && ofBroker && !strings.Contains(text, b.guide) {
 			text += "; see " + b.seeGuide()
 		}
 	case isUsage(err) && !a.running:

@@ -165,7 +165,7 @@ func (a *app) loginGrant(ctx context.Context, b broker, unless bool) error {
 		return err
 	}
 	a.remember(context.WithoutCancel(ctx), st.Key, store)
-	a.say("Client secret and grant are kept in %s (%s): later runs need no settings.", st.KeptAs, store.how)
+	a.say("Client secret and grant are kept in %s: later runs need no settings.", store.keptAs(st.KeptAs))
 	return nil
 }
 

@@ -154,7 +154,7 @@ func (a *app) importLogin(ctx context.Context, s *settings, path string, o porti
 		return err
 	}
 	a.remember(context.WithoutCancel(ctx), st.Key, store)
-	a.say("Kept in %s (%s).", st.KeptAs, store.how)
+	a.say("Kept in %s.", store.keptAs(st.KeptAs))
 	switch {
 	case move:
 		a.say("Removed %s.", path)

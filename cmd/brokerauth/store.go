@@ -46,6 +46,14 @@ func (store keptStore) where(s *brokerauth.Session) string {
 	return "the store " + store.name
 }
 
+// keptAs says where a login is kept, and how: once, where the place says already that it is encrypted.
+func (store keptStore) keptAs(place string) string {
+	if strings.HasPrefix(store.how, "encrypted") {
+		place = strings.TrimSuffix(place, ", encrypted")
+	}
+	return fmt.Sprintf("%s (%s)", place, store.how)
+}
+
 // openNamed opens the store that name names, as --store takes it. All stores of the command are opened here; what must
 // be closed is added to a.atEnd.
 func (a *app) openNamed(ctx context.Context, s *settings, name string) (store keptStore, err error) {

@@ -47,10 +47,16 @@ func (a *app) loginCommand() *cobra.Command {
 	flags.StringVar(&browser, "browser", "", "the program that opens an address, or none (default $BROWSER, or the system's)")
 	flags.BoolVar(&start, "start", false, "only print the login page's address; --finish does the rest, within an hour")
 	flags.StringVar(&finish, "finish", "", "finish what --start began: - reads the address that the browser came back to")
-	for _, other := range []string{"flow", "browser", "within"} {
-		cmd.MarkFlagsMutuallyExclusive("start", "finish", other)
-	}
 	cmd.RunE = a.action(func(ctx context.Context, args []string) error {
+		steps := cmd.Flags().Changed("start") || cmd.Flags().Changed("finish")
+		for _, other := range []string{"flow", "browser", "within"} {
+			if steps && cmd.Flags().Changed(other) {
+				return usageError{fmt.Errorf("--%s is not for a login in two steps: leave it out, or --start and --finish", other)}
+			}
+		}
+		if cmd.Flags().Changed("start") && cmd.Flags().Changed("finish") {
+			return usageError{errors.New("--start and --finish are two runs: give one of them")}
+		}
 		if cmd.Flags().Changed("finish") && finish != "-" {
 			return usageError{errors.New("--finish takes only -, and the address from standard input, as other users see what is in a command line")}
 		}
@@ -173,7 +179,7 @@ func (a *app) loggedIn(ctx context.Context, b broker, s *brokerauth.Session, sto
 	}
 	a.remember(context.WithoutCancel(ctx), st.Key, store)
 	a.say("%s: logged in: %s", a.who(st.Key), clocks(st))
-	a.say("Kept in %s (%s).", st.KeptAs, store.how)
+	a.say("Kept in %s.", store.keptAs(st.KeptAs))
 	if b.afterLogin != "" {
 		a.say("%s", b.afterLogin)
 	}

@@ -167,6 +167,19 @@ func (a *app) logoutCommand() *cobra.Command {
 				a.say("What the broker issued ends by itself by %s, or with the next login.", moment(end))
 			}
 		}
+		if cmd.Flags().Changed("identity") || store.name == "memory" {
+			return nil
+		}
+		// A grant that login keeps is another login than one that the settings hold: nobody should believe it gone.
+		keys, err := store.keys(ctx)
+		if err != nil {
+			return err
+		}
+		for _, key := range keys {
+			if key.Provider == b.name && key.Profile == a.profile {
+				a.say("%s: a login of another app, grant or base URL stays (%s…): to delete it, run: %s", a.who(key), shortened(key), a.deletion(key))
+			}
+		}
 		return nil
 	})
 	return cmd

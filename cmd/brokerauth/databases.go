@@ -110,7 +110,7 @@ func (a *app) openPostgreSQL(address string) (brokerauth.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &created{Store: inner, ready: func(ctx context.Context, _ bool) error { return inner.Create(ctx) }}, nil
+	return &created{Store: inner, at: shown(address), ready: func(ctx context.Context, _ bool) error { return inner.Create(ctx) }}, nil
 }
 
 func (a *app) openSQLite(path string) (brokerauth.Store, error) {
@@ -125,7 +125,7 @@ func (a *app) openSQLite(path string) (brokerauth.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &created{Store: inner, ready: func(ctx context.Context, write bool) error {
+	return &created{Store: inner, at: path, ready: func(ctx context.Context, write bool) error {
 		if err := ownDatabase(path, write); err != nil {
 			return err
 		}
@@ -208,6 +208,7 @@ func (mute) Printf(context.Context, string, ...any) {}
 type created struct {
 	*sqlstore.Store
 	ready func(ctx context.Context, write bool) error
+	at    string // the file or server, for people
 
 	mu   sync.Mutex
 	done bool
@@ -223,6 +224,9 @@ func (s *created) prepare(ctx context.Context, write bool) error {
 	s.done = err == nil
 	return err
 }
+
+// Where names the row and where its table is.
+func (s *created) Where(key brokerauth.Key) string { return s.Store.Where(key) + " in " + s.at }
 
 func (s *created) Load(ctx context.Context, key brokerauth.Key) ([]byte, error) {
 	if err := s.prepare(ctx, false); err != nil {

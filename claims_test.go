@@ -144,7 +144,7 @@ func TestHolderThatIsGone(t *testing.T) {
 			}
 			b, s, baseURL, dir := served(t, emulator.Config{})
 			expire(t, s)
-			b.Inject(emulator.Fault{Delay: 2 * time.Second}) // of the holder's request
+			b.Inject(emulator.Fault{Delay: 10 * time.Second}) // of the holder's request
 			holder := start(t, "serve", baseURL, dir)
 			waiters := make([]*process, 8)
 			for i := range waiters {

@@ -205,7 +205,7 @@ func TestImportTastytrade(t *testing.T) {
 // A file that its own program still writes is not removed.
 func TestImportWrittenMeanwhile(t *testing.T) {
 	t.Parallel()
-	p := newPlace(t, emulator.Config{}).at("tastytrade-sandbox", emulator.Config{Latency: 500 * time.Millisecond})
+	p := newPlace(t, emulator.Config{}).at("tastytrade-sandbox", emulator.Config{Latency: 2 * time.Second})
 	p.env["TASTY_SANDBOX_CLIENT_SECRET"], p.env["TASTY_SANDBOX_REFRESH_TOKEN"] = "", ""
 	file := p.write("session.json", fresh(t, "tastytrade-new.json", "", testGrant), 0o600)
 	asked := make(chan struct{})
@@ -462,7 +462,7 @@ func TestImportDatabaseHostile(t *testing.T) {
 		}
 		began := time.Now()
 		sealed.hostile(1, file)
-		if took := time.Since(began); took > 4*time.Second {
+		if took := time.Since(began); took > 30*time.Second {
 			t.Errorf("%s: it took %s", name, took)
 		}
 	}

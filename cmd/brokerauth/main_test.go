@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -301,6 +302,26 @@ func (p *place) record() string {
 		p.t.Fatalf("%d logins are stored, want 1: %q", len(found), found)
 	}
 	return found[0]
+}
+
+// edit changes the token in the only stored login.
+func (p *place) edit(change func(token map[string]any)) {
+	p.t.Helper()
+	text, err := os.ReadFile(p.record())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var record map[string]any
+	if err := json.Unmarshal(text, &record); err != nil {
+		p.t.Fatal(err)
+	}
+	change(record["token"].(map[string]any))
+	if text, err = json.Marshal(record); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.WriteFile(p.record(), text, 0o600); err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 func (p *place) write(name, text string, mode os.FileMode) string {

@@ -212,16 +212,16 @@ func TestSlow(t *testing.T) {
 			}
 		}
 	})
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, errors.New("somebody's cause"))
+	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errors.New("somebody's cause"))
 	defer cancel()
 	began := time.Now()
 	_, err := p.Refresh(ctx, old)
-	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, brokerauth.ErrUnavailable) || time.Since(began) > 5*time.Second {
+	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, brokerauth.ErrUnavailable) || time.Since(began) > 15*time.Second {
 		t.Errorf("after %v: %v", time.Since(began), err)
 	}
 	select {
 	case <-gone:
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("the connection is still open")
 	}
 }

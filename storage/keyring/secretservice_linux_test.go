@@ -135,7 +135,7 @@ func aborted(t testing.TB, home string) bool {
 func awaitKeyring(t testing.TB) {
 	t.Helper()
 	bus := dial(t)
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		owned := false
 		if err := bus.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, "org.freedesktop.secrets").Store(&owned); err != nil {
 			t.Fatal(err)

@@ -43,7 +43,7 @@ func system(t *testing.T, flow string, until func(out string) bool) string {
 			done <- flows.Browser(o)(t.Context(), login, saved)
 		}
 	}()
-	for end := time.Now().Add(5 * time.Second); !until(out.String()); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); !until(out.String()); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Errorf("the browser was not opened:\n%s", out)
 			break

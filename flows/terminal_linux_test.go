@@ -65,7 +65,7 @@ func play(role, redirect string) {
 		end := finish
 		finish = func(ctx context.Context, callback string) error {
 			seen := filepath.Join(filepath.Dir(os.Getenv("BROWSER")), "seen")
-			for stop := time.Now().Add(5 * time.Second); time.Now().Before(stop); time.Sleep(5 * time.Millisecond) {
+			for stop := time.Now().Add(30 * time.Second); time.Now().Before(stop); time.Sleep(5 * time.Millisecond) {
 				if _, err := os.Stat(seen); err == nil {
 					break
 				}
@@ -151,7 +151,7 @@ func onTerminal(t *testing.T, role, redirect string, typed ...[2]string) string 
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	kill := time.AfterFunc(10*time.Second, func() { cmd.Process.Kill() })
+	kill := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
 	defer kill.Stop()
 	drained := make(chan struct{})
 	go func() { // what is typed comes back as an echo
@@ -164,8 +164,12 @@ func onTerminal(t *testing.T, role, redirect string, typed ...[2]string) string 
 		}
 	}()
 	for _, line := range typed {
-		for !strings.Contains(shown.String(), line[0]) && cmd.Process.Signal(syscall.Signal(0)) == nil {
-			time.Sleep(time.Millisecond)
+		for end := time.Now().Add(30 * time.Second); !strings.Contains(shown.String(), line[0]); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Errorf("the program does not say %q", line[0])
+				cmd.Process.Kill()
+				break
+			}
 		}
 		io.WriteString(screen, line[1])
 	}

@@ -24,6 +24,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,6 +34,7 @@ import (
 
 	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/flows"
+	"github.com/brokerauth/brokerauth/internal/engine"
 )
 
 const state = "qGdGLH0R5dKJ4nB7uV1sXw"
@@ -64,16 +66,18 @@ func home(t *testing.T) (config string) {
 // newLogin begins a login whose redirect address nobody uses; redirect has %d for the port.
 func newLogin(t *testing.T, redirect string) *brokerauth.Login {
 	t.Helper()
-	host := "127.0.0.1:0"
 	if strings.Contains(redirect, "[::1]") {
-		host = "[::1]:0"
+		l, err := net.Listen("tcp", "[::1]:0")
+		if err != nil {
+			t.Skipf("this computer cannot listen at [::1]: %v", err)
+		}
+		l.Close()
 	}
-	l, err := net.Listen("tcp", host)
+	port, err := strconv.Atoi(engine.FreePort(t))
 	if err != nil {
-		t.Skipf("this computer cannot listen at %s: %v", host, err)
+		t.Fatal(err)
 	}
-	defer l.Close()
-	redirect = fmt.Sprintf(redirect, l.Addr().(*net.TCPAddr).Port)
+	redirect = fmt.Sprintf(redirect, port)
 	return &brokerauth.Login{
 		URL:         "https://broker.example/authorize?client_id=app&state=" + state,
 		RedirectURL: redirect, State: state, Began: time.Now(),

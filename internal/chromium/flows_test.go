@@ -7,8 +7,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -25,6 +23,7 @@ import (
 	"github.com/brokerauth/brokerauth/conformance/emulator"
 	"github.com/brokerauth/brokerauth/flows"
 	"github.com/brokerauth/brokerauth/internal/chromium"
+	"github.com/brokerauth/brokerauth/internal/engine"
 	"github.com/brokerauth/brokerauth/providers/schwab"
 	"github.com/brokerauth/brokerauth/storage/memory"
 )
@@ -72,12 +71,7 @@ func newPlace(t *testing.T) *place {
 	t.Cleanup(transport.CloseIdleConnections)
 	p.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	callback := fmt.Sprintf("https://127.0.0.1:%d", l.Addr().(*net.TCPAddr).Port)
-	l.Close()
+	callback := "https://127.0.0.1:" + engine.FreePort(t)
 	provider, err := schwab.New(schwab.Config{
 		AppKey: "browser-test-key", AppSecret: "browser-test-secret", CallbackURL: callback, Transport: transport,
 		// A browser forgets what it was told of a host's certificate when it meets a good one there: two hosts, then.

@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"net"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -23,6 +22,7 @@ import (
 	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/conformance/emulator"
 	"github.com/brokerauth/brokerauth/internal/chromium"
+	"github.com/brokerauth/brokerauth/internal/engine"
 	"github.com/brokerauth/brokerauth/storage/disk"
 	"github.com/brokerauth/brokerauth/storage/memory"
 )
@@ -65,8 +65,8 @@ func serve(t *testing.T, extra ...string) *served {
 	s := &served{t: t, command: chromium.Command(t), brokers: map[string]*emulator.Broker{}, lines: make(chan string, 16), said: new(said)}
 	env := map[string]string{
 		"HOME": dir, "XDG_CONFIG_HOME": filepath.Join(dir, "config"), "XDG_STATE_HOME": filepath.Join(dir, "state"), "PATH": os.Getenv("PATH"),
-		"SCHWAB_APP_KEY": "key", "SCHWAB_APP_SECRET": "secret", "SCHWAB_CALLBACK_URL": "https://127.0.0.1:" + freePort(t),
-		"TD_CLIENT_ID": "key", "TD_CALLBACK_URL": "http://localhost:" + freePort(t),
+		"SCHWAB_APP_KEY": "key", "SCHWAB_APP_SECRET": "secret", "SCHWAB_CALLBACK_URL": "https://127.0.0.1:" + engine.FreePort(t),
+		"TD_CLIENT_ID": "key", "TD_CALLBACK_URL": "http://localhost:" + engine.FreePort(t),
 	}
 	for name, prefix := range map[string]string{"schwab": "SCHWAB", "tdameritrade": "TD", "tastytrade": "TASTY"} {
 		config := emulator.Config{}
@@ -129,16 +129,6 @@ func newToken(t *testing.T, b *emulator.Broker) *brokerauth.Token {
 		t.Fatal(err)
 	}
 	return token
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
 }
 
 // address is the next one that opens the page.

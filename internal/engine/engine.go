@@ -4,11 +4,13 @@ package engine
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -63,16 +65,21 @@ func folder(t testing.TB) string {
 	return dir
 }
 
-// FreePort returns a port of loopback that nobody listens at.
+// FreePort returns a port of loopback that nobody listens at, and that no system gives to whoever asks for any port:
+// those are above 32767.
 func FreePort(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for tries := 1; ; tries++ {
+		port := strconv.Itoa(20_000 + rand.IntN(12_000))
+		l, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			l.Close()
+			return port
+		}
+		if tries == 20 {
+			t.Fatal(err)
+		}
 	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
 }
 
 // launch starts a server whose arguments name a free port, and another if somebody else was faster.

@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -18,18 +17,6 @@ import (
 
 	"github.com/brokerauth/brokerauth/conformance/emulator"
 )
-
-// steady is p with a callback that stays free: on a port that no system gives to those who ask for any.
-func (p *place) steady() *place {
-	p.t.Helper()
-	for {
-		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))
-		if l, err := net.Listen("tcp", address); err == nil {
-			l.Close()
-			return p.with("SCHWAB_CALLBACK_URL", "https://"+address)
-		}
-	}
-}
 
 // examined runs doctor and returns what it finds. Its output is fit to be shown to anybody.
 func (p *place) examined(code int, args ...string) []finding {
@@ -105,7 +92,7 @@ func hasNone(t testing.TB, findings []finding) {
 
 func TestDoctor(t *testing.T) {
 	t.Parallel()
-	base := newPlace(t, emulator.Config{}).steady()
+	base := newPlace(t, emulator.Config{})
 	bare := base.with("SCHWAB_APP_KEY", "", "SCHWAB_APP_SECRET", "", "SCHWAB_CALLBACK_URL", "", "SCHWAB_BASE_URL", "")
 
 	t.Run("nothing is set up", func(t *testing.T) {
@@ -208,7 +195,7 @@ func TestDoctor(t *testing.T) {
 
 func TestDoctorFiles(t *testing.T) {
 	t.Parallel()
-	base := newPlace(t, emulator.Config{}).steady()
+	base := newPlace(t, emulator.Config{})
 	base.login()
 	p := base // its environment comes first, so nobody is told of the file
 	text := "SCHWAB_APP_SECRET=" + testSecret + "\n"
@@ -281,7 +268,7 @@ func TestDoctorFiles(t *testing.T) {
 
 func TestDoctorOnline(t *testing.T) {
 	t.Parallel()
-	p := newPlace(t, emulator.Config{}).steady()
+	p := newPlace(t, emulator.Config{})
 	has(t, p.examined(3, "schwab", "--online"), "online", "ok", "can be reached")
 	p.login()
 
@@ -319,7 +306,7 @@ func TestDoctorOnline(t *testing.T) {
 
 func TestDoctorGrant(t *testing.T) {
 	t.Parallel()
-	base := newPlace(t, emulator.Config{}).steady().at("tastytrade", emulator.Config{})
+	base := newPlace(t, emulator.Config{}).at("tastytrade", emulator.Config{})
 	findings := base.examined(0, "tastytrade", "--online")
 	hasNone(t, findings)
 	has(t, findings, "login", "ok", "nobody logs in")

@@ -687,9 +687,8 @@ func TestSharedWithPrograms(t *testing.T) {
 
 func TestDemo(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes ten seconds")
+		t.Skip("takes a quarter of a minute")
 	}
-	t.Parallel()
 	p := newPlace(t, emulator.Config{})
 	// Nothing of the user's may matter, and nothing may be touched.
 	p.env["SCHWAB_BASE_URL"], p.env["BROKERAUTH_STORE"], p.env["BROWSER"] = "http://127.0.0.1:1", "memory", "/nowhere"

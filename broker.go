@@ -5,11 +5,13 @@
 //
 //   - a [Provider] is one broker's rules, bound to one registered app: package providers/schwab makes one;
 //   - a [Token] is what the broker issued, with its two clocks: the access token's minutes, the login's days;
-//   - a [Store] keeps a login's record: packages storage/disk and storage/memory are stores;
+//   - a [Store] keeps a login's record: package storage/keyring has the one to begin with, and other packages under
+//     storage have files, databases, and encryption for any of them;
 //   - a [Flow] takes a person to the broker's login page and back: package flows has them;
 //   - a [Session] joins them: one login at one broker, kept fresh.
 //
-// A program that spans brokers holds one Session a login. See the package example.
+// A program that spans brokers holds one Session a login. See the package example. A [Keeper] renews many Sessions in the
+// background, and [Session.Watch] tells each new token to connections that outlive one.
 //
 // # Errors
 //
@@ -41,7 +43,8 @@ type Provider interface {
 	// Info returns the broker's constant facts.
 	Info() Info
 	// Refresh renews old, which it never modifies. old is nil if no login is stored: a broker whose grant was
-	// issued beforehand then mints the first token, and one with a login page refuses without asking anybody. An error matching ErrLoginRequired or ErrRejected is final.
+	// issued beforehand then mints the first token, and one with a login page refuses without asking anybody. An error
+	// matching ErrLoginRequired or ErrRejected is final.
 	Refresh(ctx context.Context, old *Token) (*Token, error)
 }
 

@@ -204,7 +204,7 @@ func runFor(t *testing.T, limit time.Duration, login *brokerauth.Login, o flows.
 			return nil
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	go func() {
 		defer cancel()
 		r.done <- flows.Browser(&o)(ctx, login, func(ctx context.Context, callback string) error {

@@ -35,7 +35,7 @@ import (
 
 const (
 	demoKey, demoSecret, demoGrant = "demo-app-key", "demo-app-secret", "emulated.demo-grant"
-	demoAccessTTL                  = 6 * time.Second // so that all processes start within it, on a slow machine too
+	demoAccessTTL                  = 4 * time.Second // so that all processes start within it, on a slow machine too
 	demoProcesses                  = 5
 	demoWeek                       = 7 * 24 * time.Hour
 )

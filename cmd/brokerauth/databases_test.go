@@ -54,7 +54,11 @@ func TestDatabaseStores(t *testing.T) {
 			p.must(3, "token", "schwab")
 			if store.name != store.shown {
 				bare := p.with("BROKERAUTH_STORE", "")
-				quiet(bare.must(2, "token", "schwab", "--store", store.name))
+				const mistake = "typed-by-mistake"
+				named := strings.NewReplacer(word, mistake, engine.Password, mistake).Replace(store.name)
+				if r := bare.must(2, "token", "schwab", "--store", named); strings.Contains(r.errors, mistake) {
+					t.Errorf("a password is shown:\n%s", r.errors)
+				}
 				quiet(bare.must(1, "token", "schwab", "--store", store.shown))
 				wrong := p.with("BROKERAUTH_STORE", strings.Replace(store.name, "password@", "passwort@", 1))
 				quiet(wrong.must(1, "token", "schwab"))

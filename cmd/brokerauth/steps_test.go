@@ -167,7 +167,7 @@ func TestStartedLoginEnds(t *testing.T) {
 	}
 
 	for _, args := range [][]string{
-		{"login", "schwab", "--finish", callback}, {"login", "schwab", "--start", "--finish", "-"}, {"login", "schwab", "--start", "--flow", "paste"},
+		{"login", "schwab", "--finish", "https://127.0.0.1:8182/?code=C0.typed-by-mistake@&state=x"}, {"login", "schwab", "--start", "--finish", "-"}, {"login", "schwab", "--start", "--flow", "paste"},
 		{"login", "tastytrade", "--start"}, {"login", "tastytrade", "--finish", "-"},
 	} {
 		if r := p.must(2, args...); strings.Contains(r.errors, "code=") {

@@ -42,6 +42,7 @@ const (
 	keeperNap     = 30 * time.Second // a sleeping computer's timers stand still, so the clock is looked at that often
 	keeperRetry   = time.Minute      // after a failure that says nothing of when to try again; each further one waits twice as long
 	keeperRarest  = 15 * time.Minute
+	keeperVisit   = 2 * time.Minute // for one renewal; others' claims, the broker and the store take one at the most
 )
 
 // warnings are how long before a login's end it is announced.
@@ -206,8 +207,10 @@ func (k *Keeper) visit(ctx context.Context, e *kept) {
 	told := s.failed()
 	key, err := s.key()
 	var t *Token
+	bounded, cancel := context.WithTimeout(ctx, keeperVisit) // whatever the store waits for
+	defer cancel()
 	if err == nil {
-		t, err = k.renewed(ctx, e, key)
+		t, err = k.renewed(bounded, e, key)
 	}
 	if ctx.Err() == nil && err != nil && e.failures == 0 && s.failed() == told && !errors.Is(err, errClosed) {
 		s.emit(Event{Kind: "failed", Key: key, Err: err}) // nobody else sees it
@@ -223,7 +226,7 @@ func (k *Keeper) visit(ctx context.Context, e *kept) {
 	}
 	warned := true
 	if within, _ := e.warning(time.Now()); within != e.within && (err == nil || errors.Is(err, ErrUnavailable)) {
-		if warned = s.warn(ctx, key); warned {
+		if warned = s.warn(bounded, key); warned {
 			e.within = within
 		}
 	}

@@ -306,3 +306,36 @@ func TestKeeperOfTokensThatAreNeverFresh(t *testing.T) {
 		})
 	}
 }
+
+// stuck is a store that does not answer, until whoever asks gives up, while hangs is set.
+type stuck struct {
+	memory.Store
+	hangs atomic.Bool
+}
+
+func (s *stuck) Load(ctx context.Context, key brokerauth.Key) ([]byte, error) {
+	if s.hangs.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return s.Store.Load(ctx, key)
+}
+
+// A store that hung for a while stops a Keeper no longer than that, and a bit.
+func TestKeeperOutlivesAStoreThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		store := new(stuck)
+		s, _ := loggedIn(t, b, store)
+		defer s.Close()
+		_, stop := keep(t, s)
+		defer stop()
+		store.hangs.Store(true)
+		time.Sleep(time.Hour)
+		store.hangs.Store(false)
+		time.Sleep(20 * time.Minute)
+		if p := refreshes(b); p != 1 {
+			t.Errorf("%d refreshes after the store had hung, want 1", p)
+		}
+	})
+}

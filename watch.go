@@ -108,7 +108,9 @@ func (s *Session) tellWatchers() {
 // look publishes the stored token where that is valid and another than the one in hand, as what others got is. It asks
 // no broker, and returns the record.
 func (s *Session) look(ctx context.Context, key Key) (*record, error) {
-	held := s.current.Load()
+	s.mu.Lock()
+	held, epoch := s.current.Load(), s.epoch
+	s.mu.Unlock()
 	began := time.Now()
 	_, rec, err := s.load(ctx, key)
 	if err != nil || !rec.hasToken() || held != nil && held.token.AccessToken == rec.token.AccessToken {
@@ -120,8 +122,8 @@ func (s *Session) look(ctx context.Context, key Key) (*record, error) {
 		return rec, nil
 	}
 	s.mu.Lock()
-	// What came into hand meanwhile, or could not be saved, is newer than what was loaded.
-	adopted := !s.closed && s.unsaved == nil && s.current.CompareAndSwap(held, p)
+	// What came into hand meanwhile, or could not be saved, is newer than what was loaded, and so is a logout.
+	adopted := !s.closed && s.epoch == epoch && s.unsaved == nil && s.current.CompareAndSwap(held, p)
 	if adopted {
 		s.tellWatchers()
 	}

@@ -154,3 +154,63 @@ func TestWatchGoesOnAfterTrouble(t *testing.T) {
 		}
 	})
 }
+
+// held lets one Load go on only when it is told to, with what it has read.
+type held struct {
+	memory.Store
+	reading, read chan bool
+}
+
+func (s *held) Load(ctx context.Context, key brokerauth.Key) ([]byte, error) {
+	record, err := s.Store.Load(ctx, key)
+	select {
+	case s.reading <- true:
+		<-s.read
+	default:
+	}
+	return record, err
+}
+
+// A login that ended while Watch or a Keeper looked at its record does not come back to life.
+func TestLookDuringLogout(t *testing.T) {
+	for name, look := range map[string]func(ctx context.Context, s *brokerauth.Session){
+		"Keeper": func(ctx context.Context, s *brokerauth.Session) {
+			k := new(brokerauth.Keeper)
+			k.Add(s)
+			k.Run(ctx)
+		},
+		"Watch": func(ctx context.Context, s *brokerauth.Session) {
+			for range s.Watch(ctx) {
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := emulator.Schwab(t)
+				store := &held{reading: make(chan bool), read: make(chan bool)}
+				s, _ := session(b, store)
+				defer s.Close()
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan bool)
+				if name == "Watch" { // which looks after its first yield only
+					go func() { look(ctx, s); close(done) }()
+					synctest.Wait()
+				}
+				other, _ := loggedIn(t, b, store)
+				defer other.Close()
+				if name == "Keeper" {
+					go func() { look(ctx, s); close(done) }()
+				}
+				<-store.reading
+				must(t, s.Logout(t.Context()))
+				close(store.read)
+				synctest.Wait()
+				if token, err := s.Token(t.Context()); !errors.Is(err, brokerauth.ErrLoginRequired) {
+					t.Errorf("after a logout Token returns %v, %v", token, err)
+				}
+				cancel()
+				<-done
+			})
+		})
+	}
+}

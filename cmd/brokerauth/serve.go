@@ -412,12 +412,14 @@ func (d *dashboard) lookNow() error {
 		return c
 	}
 	listed := make(map[*card]bool)
+	away := make(map[string]bool)
 	for _, store := range d.stores {
 		ctx, cancel := context.WithTimeout(d.ctx, lookFor)
 		defer cancel()
 		keys, err := store.keys(ctx)
 		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 			faults = append(faults, err)
+			away[store.name] = true
 		}
 		for _, key := range keys {
 			if !d.named || key.Profile == d.profile {
@@ -429,6 +431,13 @@ func (d *dashboard) lookNow() error {
 		info := u.provider.Info()
 		see(u.store, brokerauth.Key{Provider: info.Name, Identity: info.Identity, Profile: d.profile}, func() brokerauth.Provider { return u.provider })
 	}
+	d.mu.Lock()
+	for id, c := range d.cards {
+		if away[c.store.name] {
+			seen[id] = c // its session may hold a token that could not be saved
+		}
+	}
+	d.mu.Unlock()
 	for _, c := range seen {
 		ctx, cancel := context.WithTimeout(d.ctx, lookFor)
 		st, err := c.session.Status(ctx)

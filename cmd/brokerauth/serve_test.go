@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -361,6 +363,45 @@ func TestServeLive(t *testing.T) {
 			t.Error("serve prints a secret")
 		}
 	}
+}
+
+// A token that could not be saved outlives that its store cannot be looked at, and is saved in the end.
+func TestServeStoreAway(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{Latency: 1500 * time.Millisecond, Rotate: true})
+	p.login("--profile", "work") // no login that a page shows whatever is stored
+	dir := filepath.Dir(p.record())
+	defer os.Chmod(dir, 0o700)
+	s := p.serve()
+	secret, ok := s.enter(s.ticket())
+	if !ok {
+		t.Fatal("the ticket opens nothing")
+	}
+	next, leave := s.watch(secret)
+	defer leave()
+	login := s.await(next, "live")
+	answered := make(chan int)
+	before := len(p.broker.Requests())
+	go func() {
+		code, _ := s.ask("POST", "/refresh", secret, fmt.Sprintf(`{"id":%q}`, login.ID))
+		answered <- code
+	}()
+	until(t, "the broker is asked", func() bool { return len(p.broker.Requests()) > before })
+	os.Chmod(dir, 0o777) // which the store refuses
+	if code := <-answered; code != http.StatusOK {
+		t.Fatalf("refresh: %d", code)
+	}
+	busy := func(c cardView) bool { return c.State == "refreshing" }
+	for v := next(); v.Fault == "" || slices.ContainsFunc(v.Cards, busy); v = next() {
+	}
+	os.Chmod(dir, 0o700)
+	for v := next(); v.Fault != ""; v = next() {
+	}
+	s.end()
+	if p.calls("refresh_token") != 1 {
+		t.Fatalf("the broker saw %d refreshes", p.calls("refresh_token"))
+	}
+	p.must(0, "refresh", "schwab", "--profile", "work")
 }
 
 func TestServeRefuses(t *testing.T) {

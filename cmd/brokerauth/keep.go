@@ -250,8 +250,9 @@ func (k *keeping) alarm(e brokerauth.Event, kind, message string) {
 	if k.onDeadline == "" {
 		return
 	}
-	env := []string{"BROKERAUTH_EVENT=" + kind, "BROKERAUTH_BROKER=" + e.Key.Provider, "BROKERAUTH_PROFILE=" + e.Key.Profile,
-		"BROKERAUTH_LOGIN_BY=", "BROKERAUTH_WITHIN=", "BROKERAUTH_MESSAGE=" + strings.ReplaceAll(printableText(message), "\n", "; ")}
+	env := []string{"BROKERAUTH_EVENT=" + kind, "BROKERAUTH_BROKER=" + e.Key.Provider,
+		"BROKERAUTH_PROFILE=" + forShell(e.Key.Profile, runtime.GOOS), "BROKERAUTH_LOGIN_BY=", "BROKERAUTH_WITHIN=",
+		"BROKERAUTH_MESSAGE=" + forShell(strings.ReplaceAll(printableText(message), "\n", "; "), runtime.GOOS)}
 	if !e.LoginBy.IsZero() {
 		env[3] += e.LoginBy.UTC().Format(time.RFC3339)
 	}
@@ -275,6 +276,20 @@ func (k *keeping) alarm(e brokerauth.Event, kind, message string) {
 			fmt.Fprintf(k.err, "brokerauth: --on-deadline: %v\n", cmp.Or(ctx.Err(), err))
 		}
 	})
+}
+
+// forShell is text from outside as a shell's command may use it. What sh puts in a variable's place it does not read as a
+// command; Windows' cmd does, and a broker's words or the profile of a store that others share must not begin one.
+func forShell(text, system string) string {
+	if system != "windows" {
+		return text
+	}
+	return strings.Map(func(r rune) rune {
+		if strings.ContainsRune("&|<>^%!\"\r\n", r) {
+			return ' '
+		}
+		return r
+	}, text)
 }
 
 // withoutSettings is an environment without this program's settings, of which some are secrets, and the password that

@@ -155,3 +155,15 @@ func TestWithoutSettings(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+// A broker's words and a profile's name start no command, whatever the command of --on-deadline does with them.
+func TestForShell(t *testing.T) {
+	t.Parallel()
+	evil := "x & calc | more > f < g ^ %PATH% !PATH! \" y\r\ndel z"
+	if got := forShell(evil, "windows"); strings.ContainsAny(got, "&|<>^%!\"\r\n") || !strings.Contains(got, "calc") {
+		t.Errorf("for cmd: %q", got)
+	}
+	if got := forShell(evil, "linux"); got != evil {
+		t.Errorf("for sh: %q", got)
+	}
+}

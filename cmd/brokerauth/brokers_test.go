@@ -157,6 +157,40 @@ func TestGrantInWorkingFile(t *testing.T) {
 	p.quiet()
 }
 
+// keepGrant stores tastytrade's grant, as login does with one that is typed.
+func (p *place) keepGrant() {
+	p.t.Helper()
+	p.must(0, "import", p.write("session.json", fresh(p.t, "tastytrade.json", "emulated.old", testGrant), 0o600), "--move")
+}
+
+// A grant in the settings is tried by a login, and goes nowhere.
+func TestGrantIsNotCopied(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{}).at("tastytrade", emulator.Config{})
+	wantAll(t, p.must(2, "login", "tastytrade", "--store", "memory").errors, "lost")
+	wantAll(t, p.must(2, "login", "tastytrade", "--flow", "paste").errors, "--flow")
+	p.with("TASTY_CLIENT_SECRET", "wrong").must(2, "login", "tastytrade")
+	p.with("TASTY_CLIENT_SECRET", "two words").must(2, "login", "tastytrade")
+	for _, missing := range []string{"TASTY_CLIENT_SECRET", "TASTY_REFRESH_TOKEN"} {
+		wantAll(t, p.with(missing, "").must(2, "login", "tastytrade").errors, "only one of", missing)
+	}
+	wantAll(t, p.must(0, "login", "tastytrade").out, "log in again: never", "stay in the settings", "unset TASTY_CLIENT_SECRET and TASTY_REFRESH_TOKEN")
+	if n := p.calls("refresh_token"); n != 1 {
+		t.Errorf("the grant was tried %d times", n)
+	}
+	wantAll(t, p.must(0, "login", "tastytrade", "--within", "12h").out, "still logged in")
+	if text := p.must(0, "status").out; strings.Count(text, "tastytrade: ") != 1 {
+		t.Errorf("there is more than one login:\n%s", text)
+	}
+	for _, file := range p.stored() {
+		if text, err := os.ReadFile(file); err != nil || strings.Contains(string(text), testSecret) {
+			t.Errorf("%s holds the client secret: %v", file, err)
+		}
+	}
+	p.with("TASTY_CLIENT_SECRET", "", "TASTY_REFRESH_TOKEN", "").must(3, "token", "tastytrade")
+	p.quiet()
+}
+
 func TestGrantStored(t *testing.T) {
 	t.Parallel()
 	home := newPlace(t, emulator.Config{})
@@ -166,13 +200,9 @@ func TestGrantStored(t *testing.T) {
 	wantAll(t, p.must(3, "token", "tastytrade").errors, "run: brokerauth login tastytrade")
 	p.must(3, "status", "tastytrade")
 	wantAll(t, p.must(2, "login", "tastytrade").errors, "TASTY_CLIENT_SECRET", "TASTY_REFRESH_TOKEN", "terminal")
-	wantAll(t, set.must(2, "login", "tastytrade", "--store", "memory").errors, "lost")
-	wantAll(t, set.must(2, "login", "tastytrade", "--flow", "paste").errors, "--flow")
-	set.with("TASTY_CLIENT_SECRET", "wrong").must(2, "login", "tastytrade")
-	set.with("TASTY_CLIENT_SECRET", "two words").must(2, "login", "tastytrade")
 	wantAll(t, p.must(3, "status").errors, "no login is stored") // nothing that failed was stored
 
-	wantAll(t, set.must(0, "login", "tastytrade").out, "log in again: never", "later runs need no settings")
+	p.keepGrant()
 	token := p.must(0, "token", "tastytrade").out
 	if !strings.HasPrefix(token, "emulated.") {
 		t.Errorf("token prints %q", token)

@@ -102,8 +102,11 @@ func TestCommandLine(t *testing.T) {
 		line string
 		want []string
 	}{
-		{"frobnicate", []string{"frobnicate"}},
-		{"token", []string{"one broker", "schwab"}},
+		{"frobnicate", []string{"frobnicate", "see: brokerauth --help"}},
+		{"lgin schwab", []string{"lgin", "did you mean login?", "see: brokerauth --help"}},
+		{"token", []string{"one broker", "schwab", "see: brokerauth token --help"}},
+		{"store moove", []string{"moove", "see: brokerauth store --help"}},
+		{"store move --fast", []string{"--fast", "see: brokerauth store move --help"}},
 		{"token schwab extra", []string{"one broker"}},
 		{"token schwab --frobnicate", []string{"--frobnicate"}},
 		{"token etrade", []string{"etrade", "schwab"}},
@@ -157,6 +160,7 @@ func TestHelp(t *testing.T) {
 		}
 	}
 	wantAll(t, help, "BROKERAUTH_STORE", "BROKERAUTH_LOG", "BROWSER", "_FILE", ".env", "PROFILE.env", "  4  ", "  130  ")
+	wantAll(t, p.must(0, "--version").out, "brokerauth version "+version())
 	for _, command := range []string{"emulate", "login", "status", "token"} {
 		if help := p.must(0, command, "--help").out; strings.Contains(help, "(default 0") {
 			t.Errorf("%s --help tells of a default that is none:\n%s", command, help)

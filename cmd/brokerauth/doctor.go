@@ -31,6 +31,9 @@ type finding struct {
 	code int // that the command exits with, of what is wrong
 }
 
+// about is what a finding is of.
+func (f finding) about() string { return strings.TrimSpace(f.Broker + " " + f.Topic) }
+
 func (a *app) doctorCommand() *cobra.Command {
 	var online, asJSON bool
 	cmd := &cobra.Command{
@@ -102,40 +105,43 @@ func (d *doctor) wrong(code int, broker, topic, found, todo, see string) {
 	f.code, f.See = code, docs+cmp.Or(see, "troubleshooting.md")
 }
 
-// verdict is the error of findings of which some are wrong.
-func (d *doctor) verdict() error {
-	n, code := 0, 0
+// wrongs names what must be mended, in the order in which to do it, and the exit code of all.
+func (d *doctor) wrongs() (names []string, code int) {
 	for _, f := range d.findings {
 		if f.State == "wrong" {
-			n, code = n+1, max(code, f.code)
+			names, code = append(names, f.about()), max(code, f.code)
 		}
 	}
-	if n == 0 {
+	return names, code
+}
+
+// verdict tells of all that is wrong, and returns it as an error.
+func (d *doctor) verdict() error {
+	names, code := d.wrongs()
+	if len(names) == 0 {
 		return nil
 	}
-	err := errors.New("one thing must be mended")
-	if n > 1 {
-		err = fmt.Errorf("%d things must be mended", n)
+	text := "one thing must be mended: "
+	if n := len(names); n > 1 {
+		text = fmt.Sprintf("%d things must be mended: ", n)
 	}
+	err := errors.New(text + strings.Join(slices.Compact(names), ", then "))
+	d.a.complain(err)
 	switch code {
 	case 2:
-		return usageError{err}
+		return told{usageError{err}}
 	case 3:
-		return fmt.Errorf("%w: %w", err, brokerauth.ErrLoginRequired)
+		return told{fmt.Errorf("%w: %w", err, brokerauth.ErrLoginRequired)}
 	case 4:
-		return fmt.Errorf("%w: %w", err, brokerauth.ErrUnavailable)
+		return told{fmt.Errorf("%w: %w", err, brokerauth.ErrUnavailable)}
 	}
-	return err
+	return told{err}
 }
 
 // say prints the findings for people.
 func (d *doctor) say() {
 	for _, f := range d.findings {
-		about := f.Topic
-		if f.Broker != "" {
-			about = f.Broker + " " + about
-		}
-		d.a.say("%-5s  %s: %s", f.State, about, f.Found)
+		d.a.say("%-5s  %s: %s", f.State, f.about(), f.Found)
 		if f.Todo != "" {
 			d.a.say("       do: %s", f.Todo)
 		}
@@ -143,7 +149,7 @@ func (d *doctor) say() {
 			d.a.say("       see: %s", f.See)
 		}
 	}
-	if d.verdict() == nil {
+	if names, _ := d.wrongs(); names == nil {
 		d.a.say("Nothing must be mended.")
 	}
 }

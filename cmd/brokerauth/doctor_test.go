@@ -181,6 +181,18 @@ func TestDoctor(t *testing.T) {
 		base.run("refresh", "schwab")
 		has(t, base.examined(3, "schwab"), "last error", "wrong", "nothing but a new one helps", "HTTP 400", "brokerauth login schwab")
 	})
+	t.Run("several things", func(t *testing.T) {
+		p := base.with("SCHWAB_APP_KEY", "", "BROKERAUTH_STORE", "disk:")
+		wantAll(t, p.must(2, "doctor", "schwab").errors, "2 things must be mended: schwab settings, then store")
+		u, _ := url.Parse(base.env["SCHWAB_CALLBACK_URL"])
+		l, err := net.Listen("tcp", u.Host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		r := base.must(3, "doctor", "schwab")
+		wantAll(t, r.errors, "2 things must be mended: schwab callback, then schwab last error\n") // to log in is the second
+	})
 	t.Run("a login that was moved", func(t *testing.T) {
 		base.login()
 		base.must(0, "export", "schwab", "--move")

@@ -105,7 +105,7 @@ func TestMoveGrant(t *testing.T) {
 	set := newPlace(t, emulator.Config{}).at("tastytrade", emulator.Config{})
 	wantAll(t, set.must(2, "export", "tastytrade", "--move").errors, "settings")
 	p := set.with("TASTY_CLIENT_SECRET", "", "TASTY_REFRESH_TOKEN", "")
-	set.must(0, "login", "tastytrade")
+	p.keepGrant()
 	other := p.elsewhere()
 	if sent, taken := p.pipe(other, []string{"export", "tastytrade", "--move"}, []string{"import", "-"}); sent.code != 0 || taken.code != 0 {
 		t.Fatalf("%s%s", sent.errors, taken.errors)

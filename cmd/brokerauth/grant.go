@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/providers/tastytrade"
@@ -120,8 +119,9 @@ func (s *settings) keptProvider(b broker) (brokerauth.Provider, map[string]strin
 	return p, values, nil
 }
 
-// loginGrant takes a grant and its secret from the settings or a person, proves them, and stores them. It does nothing
-// if unless is set and the grant that is stored works.
+// loginGrant takes a grant and its secret from a person, proves them, and stores them. Those that stand in the settings it
+// proves only: who keeps them there, as in a vault that sets the environment, does not expect a copy on a disk, and two
+// grants of which one counts are one too many. It does nothing if unless is set and the grant works.
 func (a *app) loginGrant(ctx context.Context, b broker, unless bool) error {
 	found, err := a.settings()
 	if err != nil {
@@ -139,6 +139,13 @@ func (a *app) loginGrant(ctx context.Context, b broker, unless bool) error {
 	if store.name == "memory" {
 		return lost(b, store)
 	}
+	secret, grant := b.settings[0].name, b.settings[1].name
+	isSet := values[secret] != "" || values[grant] != ""
+	if isSet {
+		if p, err = b.open(func(name string) string { return values[name] }); err != nil {
+			return usageError{err}
+		}
+	}
 	s := a.session(p, store, a.profile)
 	if unless {
 		err := lacksGrant(ctx, s)
@@ -153,7 +160,10 @@ func (a *app) loginGrant(ctx context.Context, b broker, unless bool) error {
 			return err
 		}
 	}
-	t, err := a.askGrant(ctx, b, values)
+	var t *brokerauth.Token
+	if !isSet {
+		t, err = a.askGrant(ctx, b)
+	}
 	if err == nil {
 		err = saveGrant(ctx, s, t)
 	}
@@ -165,11 +175,17 @@ func (a *app) loginGrant(ctx context.Context, b broker, unless bool) error {
 		return err
 	}
 	a.remember(context.WithoutCancel(ctx), st.Key, store)
+	if isSet {
+		a.say("Client secret and grant stay in the settings, which later runs need, too. To keep them in the store instead, unset %s and %s, "+
+			"and run this again.", secret, grant)
+		return nil
+	}
 	a.say("Client secret and grant are kept in %s: later runs need no settings.", store.keptAs(st.KeptAs))
 	return nil
 }
 
-// saveGrant stores a grant in the place of any other, if it works.
+// saveGrant stores a grant in the place of any other, if it works; nil: that of the settings, of which the store keeps
+// what it keeps of any token.
 func saveGrant(ctx context.Context, s *brokerauth.Session, grant *brokerauth.Token) error {
 	ctx = context.WithoutCancel(ctx)
 	t, err := s.Provider.Refresh(ctx, grant)
@@ -188,25 +204,19 @@ func (a *app) sayClocks(ctx context.Context, s *brokerauth.Session, what string)
 	return st, err
 }
 
-// askGrant returns a grant, as a token without an access token, of values or else of what a person types.
-// b.settings begin with the client secret and the grant.
-func (a *app) askGrant(ctx context.Context, b broker, values map[string]string) (*brokerauth.Token, error) {
+// askGrant returns a grant, as a token without an access token, of what a person types. b.settings begin with the client
+// secret and the grant.
+func (a *app) askGrant(ctx context.Context, b broker) (*brokerauth.Token, error) {
 	secret, grant := b.settings[0], b.settings[1]
 	prompt := newPrompt(a.in, a.err)
-	missing := slices.DeleteFunc([]setting{secret, grant}, func(s setting) bool { return values[s.name] != "" })
-	if len(missing) > 0 {
-		if prompt == nil {
-			return nil, usageError{fmt.Errorf("%s: %w: set %s and %s %s, or type them in a terminal; %s: see %s",
-				b.name, errMissing, secret.name, grant.name, places(a.profile), howToGrant, b.seeGuide())}
-		}
-		fmt.Fprintf(a.err, "brokerauth: %s: %s\n", b.name, howToGrant)
-		typed, err := prompt.ask(ctx, b.name+": ", missing...)
-		if err != nil {
-			return nil, err
-		}
-		for i, setting := range missing {
-			values[setting.name] = typed[i]
-		}
+	if prompt == nil {
+		return nil, usageError{fmt.Errorf("%s: %w: set %s and %s %s, or type them in a terminal; %s: see %s",
+			b.name, errMissing, secret.name, grant.name, places(a.profile), howToGrant, b.seeGuide())}
 	}
-	return &brokerauth.Token{RefreshToken: values[grant.name], Extra: map[string]string{clientSecret: values[secret.name]}}, nil
+	fmt.Fprintf(a.err, "brokerauth: %s: %s\n", b.name, howToGrant)
+	typed, err := prompt.ask(ctx, b.name+": ", secret, grant)
+	if err != nil {
+		return nil, err
+	}
+	return &brokerauth.Token{RefreshToken: typed[1], Extra: map[string]string{clientSecret: typed[0]}}, nil
 }

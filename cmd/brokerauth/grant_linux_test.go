@@ -63,6 +63,9 @@ func TestGrantTyped(t *testing.T) {
 		if code := wait(); code != try.code {
 			t.Fatalf("exit code %d, want %d\n%s", code, try.code, screen)
 		}
+		if try.code == 0 {
+			until(t, "it says what is needed from now on", func() bool { return strings.Contains(screen.String(), "later runs need no settings") })
+		}
 		for _, secret := range []string{try.secret + "\r", testSecret, testGrant} {
 			if strings.Contains(screen.String(), secret) {
 				t.Errorf("the terminal shows what was typed:\n%s", screen)
@@ -70,6 +73,7 @@ func TestGrantTyped(t *testing.T) {
 		}
 	}
 	p.must(0, "token", "tastytrade")
+	wantAll(t, p.must(0, "login", "tastytrade", "--within", "12h").out, "still logged in")
 }
 
 // A login is not shown, and stays where it is.

@@ -36,7 +36,7 @@ func (a *app) loginCommand() *cobra.Command {
 			"Where nobody can wait for a person, as in a notebook, a container or a chat, --start prints the address to log in at,\n" +
 			"and --finish -, run later, reads the address that the browser came back to from standard input.\n\n" +
 			"tastytrade has such a login for partners' apps only, which have a callback URL. Else this asks for the client secret and " +
-			"the grant, tries them, and keeps them.",
+			"the grant, tries them, and keeps them; those that are set it tries only.",
 		Args:      oneBroker,
 		ValidArgs: brokerNames(),
 	}

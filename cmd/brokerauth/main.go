@@ -154,14 +154,23 @@ func (a *app) run(ctx context.Context, args []string) error {
 	root.AddCommand(a.loginCommand(), a.statusCommand(), a.tokenCommand(), a.refreshCommand(), a.logoutCommand(), a.keepCommand(),
 		a.importCommand(), a.exportCommand(), a.migrateCommand(), a.storeCommand(), a.doctorCommand(), a.serveCommand(),
 		a.emulateCommand(), a.demoCommand())
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	for _, end := range slices.Backward(a.atEnd) {
 		end()
 	}
 	if err != nil && !a.running {
-		return usageError{err} // cobra's own: it has no type for them
+		return usageError{fmt.Errorf("%s: see: %s --help", onOneLine(err), cmd.CommandPath())} // cobra's own: it has no type for them
 	}
 	return err
+}
+
+// onOneLine is an error of cobra's, which lists the commands that a mistyped one may mean one to a line.
+func onOneLine(err error) string {
+	text, meant, found := strings.Cut(err.Error(), "\n\nDid you mean this?\n")
+	if found {
+		text += " (did you mean " + strings.Join(strings.Fields(meant), " or ") + "?)"
+	}
+	return text
 }
 
 // action makes a cobra function of a command's own.
@@ -253,8 +262,6 @@ func (a *app) complain(err error) {
 		if b, unknown := findBroker(a.broker); unknown == nil && ofBroker && !strings.Contains(text, b.guide) {
 			text += "; see " + b.seeGuide()
 		}
-	case isUsage(err) && !a.running:
-		text += ": see: brokerauth --help"
 	}
 	fmt.Fprintln(a.err, "brokerauth: "+text)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -38,10 +39,9 @@ func (a *app) migrateCommand() *cobra.Command {
 			return err
 		}
 		env := make(map[string]string)
-		for _, name := range []string{
-			"TD_CLIENT_ID", "TD_CONSUMER_KEY", "TD_CALLBACK_URL", "TD_BASE_URL", "TD_CONFIG_DIR", "TD_STORE_TOKENS", "TD_LOG_LEVEL",
-			"SCHWAB_APP_KEY", "SCHWAB_APP_SECRET", "SCHWAB_CALLBACK_URL", "SCHWAB_BASE_URL", "BROKERAUTH_STORE", "BROKERAUTH_LOG",
-		} {
+		olds := []string{"TD_CLIENT_ID", "TD_CONSUMER_KEY", "TD_CALLBACK_URL", "TD_BASE_URL", "TD_CONFIG_DIR", "TD_STORE_TOKENS", "TD_LOG_LEVEL"}
+		news := []string{"SCHWAB_APP_KEY", "SCHWAB_APP_SECRET", "SCHWAB_CALLBACK_URL", "SCHWAB_BASE_URL", "BROKERAUTH_STORE", "BROKERAUTH_LOG"}
+		for _, name := range append(news, olds...) {
 			if env[name], err = found.get(name); err != nil {
 				return usageError{err}
 			}
@@ -58,23 +58,31 @@ func (a *app) migrateCommand() *cobra.Command {
 			old = file.data
 		}
 		findings := porting.Migrate(env, old)
-		if asJSON {
-			if err := json.NewEncoder(a.out).Encode(findings); err != nil {
-				return err
-			}
-		} else {
-			a.sayFindings(findings, env)
-		}
 		left := 0
 		for _, f := range findings {
 			if f.Todo != "" {
 				left++
 			}
 		}
-		switch left {
-		case 0:
+		none := old == nil && !slices.ContainsFunc(olds, func(name string) bool { return env[name] != "" })
+		switch {
+		case asJSON:
+			if err := json.NewEncoder(a.out).Encode(findings); err != nil {
+				return err
+			}
+		case none:
+			a.say("Nothing of a program made for TD Ameritrade is set: there is no\n  %s\n%s, nor in a .env here.\n\n"+
+				"Run this where the program runs, or tell of it:\n  brokerauth migrate --client-id ID --callback URL --state FILE\n"+
+				"What changes for every program: %sporting-td-to-schwab.md", strings.Join(olds, ", "), places(a.profile), docs)
+		default:
+			a.sayFindings(findings, env)
+		}
+		switch {
+		case left == 0:
 			return nil
-		case 1:
+		case none:
+			return errors.New("there is nothing of TD Ameritrade's to migrate here, and Schwab's settings are not complete")
+		case left == 1:
 			return errors.New("one thing is left to do")
 		}
 		return fmt.Errorf("%d things are left to do", left)

@@ -38,6 +38,18 @@ func TestMigrate(t *testing.T) {
 		t.Errorf("%d things are left to do, want 5: %s", todo, r.errors)
 	}
 
+	// Where nothing of an old program is, that is all it says.
+	none := p.with("SCHWAB_APP_KEY", "")
+	r = none.must(1, "migrate")
+	wantAll(t, r.out, "TD_CONSUMER_KEY", "environment", "default.env", "brokerauth migrate --client-id ID", "porting-td-to-schwab.md")
+	if lines := strings.Count(r.out, "\n"); lines > 8 {
+		t.Errorf("it says in %d lines that there is nothing:\n%s", lines, r.out)
+	}
+	p.must(0, "migrate") // all that Schwab needs is set
+	if err := json.Unmarshal([]byte(none.must(1, "migrate", "--json").out), &findings); err != nil || len(findings) < 10 {
+		t.Errorf("--json leaves out what changes for every program: %d findings, %v", len(findings), err)
+	}
+
 	// The settings may stand in a file, and an old token file is one thing more.
 	done := p.with("TD_CONSUMER_KEY", "OLDKEY", "SCHWAB_APP_SECRET", "")
 	done.write(".env", "SCHWAB_APP_SECRET="+testSecret+"\nTD_CALLBACK_URL=http://localhost:8080\n", 0o600)

@@ -63,6 +63,7 @@ func (a *app) serveCommand() *cobra.Command {
 		done := make(chan error, 1)
 		go func() { done <- server.Serve(l) }()
 		d.invite()
+		fmt.Fprintln(a.err, "brokerauth: open that address in a browser of this computer; interrupt to end")
 		select {
 		case <-ctx.Done():
 			err = nil // an interrupt is how it is meant to end
@@ -143,7 +144,8 @@ type other struct {
 	Text   string `json:"text"`
 }
 
-// invite prints an address that opens the page once.
+// invite prints an address that opens the page once. No browser is started with it: all users of this computer see the
+// arguments of its programs, and whoever comes first has the page.
 func (d *dashboard) invite() {
 	d.mu.Lock()
 	d.ticket = rand.Text()

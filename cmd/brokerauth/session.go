@@ -147,10 +147,22 @@ func (a *app) observer() func(brokerauth.Event) {
 	}
 }
 
-// version is the module's, as the go command stamped it.
+// version is the module's and, of one without a release, the commit's, as the go command stamped them.
 func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		return info.Main.Version
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
 	}
-	return "unknown"
+	stamps := make(map[string]string)
+	for _, s := range info.Settings {
+		stamps[s.Key] = s.Value
+	}
+	text, commit := info.Main.Version, stamps["vcs.revision"]
+	if len(commit) >= 12 && !strings.Contains(text, commit[:12]) {
+		text += " of commit " + commit[:12]
+		if stamps["vcs.modified"] == "true" {
+			text += ", changed"
+		}
+	}
+	return text
 }

@@ -662,7 +662,7 @@ func TestClientSurvivesA401(t *testing.T) {
 			{"unless it may be", "POST", "/trader/v1/orders", []string{"Idempotency-Key"}, 200, 2},
 		} {
 			time.Sleep(2 * time.Minute)
-			b.RevokeAccess()
+			b.Advance(30 * time.Minute) // all access tokens end
 			before := len(b.Requests()) - refreshes(b)
 			if got := status(test.method, test.path, test.header...); got != test.want {
 				t.Errorf("%s: HTTP %d, want %d", test.name, got, test.want)
@@ -677,7 +677,7 @@ func TestClientSurvivesA401(t *testing.T) {
 		}
 		// A dead login gives back the API's own answer.
 		time.Sleep(2 * time.Minute)
-		b.RevokeAccess()
+		b.Advance(30 * time.Minute) // all access tokens end
 		b.RevokeLogins()
 		if got := status("GET", "/trader/v1/accounts/accountNumbers"); got != 401 {
 			t.Errorf("a dead login: HTTP %d", got)

@@ -151,17 +151,17 @@ func (a *app) openSealed(ctx context.Context, s *settings, name string) (store k
 	if err != nil {
 		return store, usageError{err}
 	}
-	kinds, err := sealed.Kinds(ctx, inner.Store)
+	byPassphrase, byKept, err := sealed.OpenedBy(ctx, inner.Store)
 	if err != nil {
 		return store, err
 	}
 	var secret *sealed.Secret
 	if typed == "" {
-		secret, err = a.keptSecret(ctx, kinds)
+		secret, err = a.keptSecret(ctx, byPassphrase, byKept)
 		store.how = "encrypted, and its key is in the OS keyring"
 	}
 	if typed == "" && err == nil && secret == nil {
-		typed, err = a.askPassphrase(ctx, store.name, len(kinds) == 0)
+		typed, err = a.askPassphrase(ctx, store.name, !byPassphrase)
 	}
 	if err != nil {
 		return store, err
@@ -174,14 +174,14 @@ func (a *app) openSealed(ctx context.Context, s *settings, name string) (store k
 	return store, err
 }
 
-// keptSecret is the key in the keyring, nil if a sealed store of these kinds is opened by a passphrase, or can be: a new
-// one needs no keyring.
-func (a *app) keptSecret(ctx context.Context, kinds []string) (*sealed.Secret, error) {
-	if slices.Contains(kinds, sealed.KindPassphrase) && !slices.Contains(kinds, sealed.KindKept) {
+// keptSecret is the key in the keyring, nil if a sealed store is opened by a passphrase, or can be: a new one needs no
+// keyring.
+func (a *app) keptSecret(ctx context.Context, byPassphrase, byKept bool) (*sealed.Secret, error) {
+	if byPassphrase && !byKept {
 		return nil, nil
 	}
 	ring, err := keyring.New("")
-	if err == nil && !slices.Equal(kinds, []string{sealed.KindKept}) {
+	if err == nil && (byPassphrase || !byKept) {
 		ring.Prompt = a.attended
 		if _, err = ring.Load(ctx, brokerauth.Key{Provider: "~probe"}); errors.Is(err, fs.ErrNotExist) {
 			err = nil

@@ -16,8 +16,8 @@
 //
 // At Tastytrade Provider has a personal grant and needs no login; LoginProvider is a partner's app, which does.
 //
-// [Broker.Advance] moves its clock, [Broker.Inject] makes calls go wrong, [Broker.RevokeLogins] and
-// [Broker.RevokeAccess] kill tokens before their time, and [Broker.Handle] adds a program's own API replies.
+// [Broker.Advance] moves its clock, [Broker.Inject] makes calls go wrong, [Broker.RevokeLogins] ends logins before their
+// time, [Broker.Deny] is a user who declines, and [Broker.Handle] adds a program's own API replies.
 package emulator
 
 import (
@@ -206,7 +206,8 @@ func (b *Broker) Deny(ctx context.Context, login *brokerauth.Login,
 // when h returns. The pattern is one of [http.ServeMux], and panics as there.
 func (b *Broker) Handle(pattern string, h http.Handler) { b.handlers.Handle(pattern, h) }
 
-// Advance moves the broker's clock, which else runs like the machine's.
+// Advance moves the broker's clock, which else runs like the machine's. By an access token's life it has the API refuse a
+// token that its holder thinks fresh, as brokers do now and then before its time.
 func (b *Broker) Advance(d time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -221,13 +222,6 @@ func (b *Broker) RevokeLogins() {
 	for _, l := range b.logins {
 		l.refresh = ""
 	}
-}
-
-// RevokeAccess kills every access token, as brokers do now and then before its time. Refresh tokens live on.
-func (b *Broker) RevokeAccess() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	clear(b.accesses)
 }
 
 // Requests returns the requests so far in the order of their arrival.

@@ -7,8 +7,11 @@ import (
 	"io"
 	"net/http"
 
+	"golang.org/x/oauth2"
+
 	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/conformance/emulator"
+	"github.com/brokerauth/brokerauth/providers/authcode"
 	"github.com/brokerauth/brokerauth/storage/memory"
 )
 
@@ -67,6 +70,52 @@ func ExampleTastytrade() {
 	// Output:
 	// access for 15m0s to read trade openid
 	// settings must change: true
+}
+
+// example stands for a test's t.
+type example struct{}
+
+func (example) Helper()           {}
+func (example) Fatal(args ...any) { panic(fmt.Sprint(args...)) }
+
+// A broker of one's own, whose provider keeps the broker's real addresses.
+func ExampleOAuth2() {
+	broker := emulator.OAuth2(example{}, func(transport http.RoundTripper) (brokerauth.Provider, error) {
+		return authcode.New(authcode.Config{
+			Info: brokerauth.Info{Name: "mybroker", BaseURL: "https://api.mybroker.example",
+				Origins: []string{"https://api.mybroker.example"}},
+			AuthURL:     "https://login.mybroker.example/authorize",
+			TokenURL:    "https://api.mybroker.example/token",
+			AuthStyle:   oauth2.AuthStyleInParams,
+			PKCE:        true,
+			ClientID:    "my-app",
+			RedirectURL: "https://127.0.0.1:8182",
+			Transport:   transport,
+		})
+	})
+	broker.Handle("GET /accounts", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, `["00000001"]`)
+	}))
+	ctx := context.Background()
+	session := &brokerauth.Session{Provider: broker.Provider(), Store: new(memory.Store)}
+	defer session.Close()
+	if err := session.Login(ctx, broker.Approve); err != nil {
+		fmt.Println(err)
+		return
+	}
+	resp, err := session.Client(&http.Client{Transport: broker}).Get("https://api.mybroker.example/accounts")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer resp.Body.Close()
+	accounts, err := io.ReadAll(resp.Body)
+	fmt.Println(resp.Status, string(accounts), err)
+
+	fmt.Println("declined:", session.Login(ctx, broker.Deny) != nil)
+	// Output:
+	// 200 OK ["00000001"] <nil>
+	// declined: true
 }
 
 // A program's own API reply: the emulator has the broker's login, and few of its API calls.

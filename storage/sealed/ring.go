@@ -24,35 +24,33 @@ type (
 	dataKey [keySize]byte
 )
 
-// The kinds of secret that open a sealed store, as [Kinds] names them.
+// The kinds of secret, as slots name them.
 const (
-	KindKey        = "key"      // [Key]
-	KindPassphrase = "argon2id" // [Passphrase]
-	KindKept       = "kept"     // [KeptIn]
+	kindKey        = "key"
+	kindPassphrase = "argon2id"
+	kindKept       = "kept"
 )
 
-// Kinds returns the kinds of secret under which inner's records are sealed, each once; none if nothing is sealed there
-// yet. A program learns from it which secret to ask for. The store itself needs none of it.
-func Kinds(ctx context.Context, inner brokerauth.Store) ([]string, error) {
+// OpenedBy reports whether a [Passphrase] opens what is sealed in inner, and whether a key does that [KeptIn] keeps, so
+// that a program knows what to ask for; neither if nothing is sealed there yet, or all of it under a [Key].
+func OpenedBy(ctx context.Context, inner brokerauth.Store) (passphrase, kept bool, err error) {
 	s := &store{inner: inner}
 	raw, err := inner.Load(ctx, ringKey)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return false, false, nil
 	}
 	var slots []slot
 	if err == nil {
 		_, slots, err = parse(raw)
 	}
 	if err != nil {
-		return nil, s.ringError(err)
+		return false, false, s.ringError(err)
 	}
-	var kinds []string
 	for _, sl := range slots {
-		if !slices.Contains(kinds, sl.Kind) {
-			kinds = append(kinds, sl.Kind)
-		}
+		passphrase = passphrase || sl.Kind == kindPassphrase
+		kept = kept || sl.Kind == kindKept
 	}
-	return kinds, nil
+	return passphrase, kept, nil
 }
 
 // ring is a key record, opened.
@@ -215,7 +213,7 @@ func parse(raw []byte) ([]json.RawMessage, []slot, error) {
 		if err := json.Unmarshal(record.Slots[i], &sl); err != nil {
 			return nil, nil, fmt.Errorf("one cannot be read: %w", brokerauth.ErrCorrupt)
 		}
-		if sl.Kind == KindPassphrase && !sl.bearable() {
+		if sl.Kind == kindPassphrase && !sl.bearable() {
 			return nil, nil, fmt.Errorf("one asks for %d passes over %d KiB by %d threads and %d bytes of salt, which this "+
 				"library never wrote: %w", sl.Passes, sl.KiB, sl.Threads, len(sl.Salt), brokerauth.ErrCorrupt)
 		}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -937,8 +938,50 @@ func ExampleNew_change() {
 	save("", "a login", before)
 	save("a login", "a newer login", after, before) // opens under either, and is sealed under the new one
 	save("a newer login", "the newest login", after)
+	passphrase, kept, err := sealed.OpenedBy(ctx, &inner) // the old secret opens what it did
+	fmt.Println(passphrase, kept, err)
 	// Output:
 	// <nil>
 	// <nil>
 	// <nil>
+	// true true <nil>
+}
+
+// A program that asks a person only where it must.
+func ExampleOpenedBy() {
+	ctx := context.Background()
+	var inner, keyring memory.Store
+	passphrase, kept, err := sealed.OpenedBy(ctx, &inner)
+	fmt.Println("nothing is sealed yet:", passphrase, kept, err)
+
+	store, err := sealed.New(&inner, sealed.KeptIn(&keyring))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, err = store.CompareAndSwap(ctx, brokerauth.Key{Provider: "schwab", Profile: "default"}, nil, []byte("a login"))
+	fmt.Println(err)
+	passphrase, kept, err = sealed.OpenedBy(ctx, &inner)
+	fmt.Println("the keyring opens it:", passphrase, kept, err)
+	// Output:
+	// nothing is sealed yet: false false <nil>
+	// <nil>
+	// the keyring opens it: false true <nil>
+}
+
+// Bytes that a secret manager keeps for all hosts.
+func ExampleKey() {
+	key := make([]byte, 32)
+	rand.Read(key) // never fails; the manager's, in a program
+	var inner memory.Store
+	store, err := sealed.New(&inner, sealed.Key(key))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	session := &brokerauth.Session{Store: store}
+	defer session.Close()
+	_, err = sealed.New(&inner, sealed.Key([]byte("typed by somebody")))
+	fmt.Println(err)
+	// Output: sealed: the key has 17 bytes, not 32: give random bytes as they are, not as text
 }

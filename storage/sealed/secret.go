@@ -35,7 +35,7 @@ var keptKey = brokerauth.Key{Provider: "~sealed-key"}
 func Key(key []byte) *Secret {
 	key = bytes.Clone(key)
 	s := &Secret{
-		kind:     KindKey,
+		kind:     kindKey,
 		prepare:  func(context.Context, *slot) error { return nil },
 		wrapping: func(context.Context, *slot) ([]byte, error) { return key, nil },
 	}
@@ -51,7 +51,7 @@ func Key(key []byte) *Secret {
 func Passphrase(passphrase string) *Secret {
 	var derived sync.Map // keys by what they depend on: opening a store again costs nothing, even in vain
 	s := &Secret{
-		kind: KindPassphrase,
+		kind: kindPassphrase,
 		prepare: func(_ context.Context, sl *slot) error {
 			// RFC 9106, section 4: the second recommended option, for where memory is short.
 			sl.Passes, sl.KiB, sl.Threads, sl.Salt = 3, 64<<10, 4, make([]byte, 16)
@@ -82,7 +82,7 @@ func Passphrase(passphrase string) *Secret {
 // sealed store then is as private as that other one, and as available: its errors are passed on.
 func KeptIn(store brokerauth.Store) *Secret {
 	s := &Secret{
-		kind: KindKept,
+		kind: kindKept,
 		prepare: func(ctx context.Context, _ *slot) error {
 			key := make([]byte, keySize)
 			rand.Read(key) // never fails

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -241,6 +242,7 @@ var breakages = []struct {
 	{"compares, then swaps", "no change is lost", badSwap(checkThenAct)},
 	{"compares, then swaps", "of many handles one wins", badSwap(checkThenAct)},
 	{"compares, then swaps", "no change is lost among handles", badSwap(checkThenAct)},
+	{"does not lock in a crowd", "of many writers one wins", openCrowdable},
 	{"writes in two steps", "a reader sees the old record or the new", badSwap(
 		func(b *broken, ctx context.Context, key brokerauth.Key, old, new []byte) (bool, error) {
 			if old == nil || new == nil {
@@ -311,6 +313,19 @@ var breakages = []struct {
 		keys: func(b *broken, ctx context.Context) ([]brokerauth.Key, error) { return nil, nil }})},
 	{"sets nothing aside", "SetAside moves the record away", one(new(stuck))},
 	{"tells the record", "Where tells no secret", one(new(leaky))},
+}
+
+// openCrowdable opens a store that is slow, and sound while no more than a hundred call it at the same time.
+func openCrowdable(t *testing.T, at string) brokerauth.Store {
+	var inside atomic.Int32
+	return &broken{swap: func(b *broken, ctx context.Context, key brokerauth.Key, old, new []byte) (bool, error) {
+		defer inside.Add(-1)
+		if inside.Add(1) > 100 {
+			return checkThenAct(b, ctx, key, old, new)
+		}
+		time.Sleep(50 * time.Millisecond)
+		return b.Store.CompareAndSwap(ctx, key, old, new)
+	}}
 }
 
 func checkThenAct(b *broken, ctx context.Context, key brokerauth.Key, old, new []byte) (bool, error) {
@@ -606,7 +621,7 @@ func findsBreakage(t *testing.T, test, fault, rule, says, timeout string) {
 		name := strings.ReplaceAll(rule, " ", "_")
 		cmd := exec.CommandContext(t.Context(), self, "-test.run=^"+test+"$/^"+regexp.QuoteMeta(name)+"$",
 			"-test.count=1", "-test.timeout="+timeout)
-		cmd.Env = append(os.Environ(), breakage+"="+fault+": "+rule)
+		cmd.Env = append(os.Environ(), breakage+"="+fault+": "+rule, "GORACE=atexit_sleep_ms=0") // else the race detector's second
 		out, err := cmd.CombinedOutput()
 		if err == nil {
 			t.Fatalf("the suite found nothing:\n%s", out)

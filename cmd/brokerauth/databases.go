@@ -105,6 +105,7 @@ func (a *app) openPostgreSQL(address string) (brokerauth.Store, error) {
 	// One command makes a few statements, and a pooler may stand between.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	db := stdlib.OpenDB(*config)
+	db.SetMaxOpenConns(10) // a server takes a hundred or so of all its clients, and serve may be asked by a crowd
 	a.atEnd = append(a.atEnd, func() { db.Close() })
 	inner, err := sqlstore.New(db, sqlstore.PostgreSQL)
 	if err != nil {

@@ -80,7 +80,7 @@ func openSQLite(t testing.TB, dir string) *sqlstore.Store {
 
 func openDB(t testing.TB, driver, address string) *sql.DB {
 	t.Helper()
-	db, err := sql.Open(driver, address)
+	db, err := openPool(driver, address, 10) // without a bound, a crowd opens a connection each, more than a server takes
 	if err != nil {
 		t.Fatal(err)
 	}

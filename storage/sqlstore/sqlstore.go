@@ -13,6 +13,9 @@
 // a broker is asked, and works in a pool of one connection. The secrets in a row are not encrypted: whoever may read the
 // table, its backup, or the traffic to the server can read them. Package storage/sealed encrypts what any store keeps.
 //
+// Bound the pool, as with db.SetMaxOpenConns(10) and db.SetMaxIdleConns(10): left alone, database/sql opens a connection
+// for each call that is made at the same time and keeps two, and a PostgreSQL server takes a hundred of all its clients.
+//
 // # PostgreSQL
 //
 // The connection must lead to the primary, or to a pooler in front of it: a standby refuses changes, and what it shows

@@ -60,7 +60,7 @@ func AccountHome() (string, error) {
 }
 
 // MakeDir makes the folder and those above it that are missing, for this user alone whatever the umask, and durably.
-// What exists stays as it is: Check says if it will do.
+// What exists stays as it is, and what is made on a mount that refuses to change modes: Check says if it will do.
 func MakeDir(dir string) error {
 	parent := filepath.Dir(dir)
 	err := os.Mkdir(dir, 0o700)
@@ -76,7 +76,7 @@ func MakeDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Chmod(dir, 0o700); err != nil {
+	if err := os.Chmod(dir, 0o700); err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, errors.ErrUnsupported) {
 		return err
 	}
 	f, err := os.Open(parent)

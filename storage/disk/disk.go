@@ -210,11 +210,13 @@ func (s *Store) private(path string, info fs.FileInfo) error {
 	}
 	err := private.Check(path, info)
 	if err != nil {
-		err = fmt.Errorf("%w (where that changes nothing, as on a mount that keeps no modes, take another folder, or encrypt: "+
-			"package storage/sealed, or the command's --store sealed+disk:DIR)", err)
+		err = fmt.Errorf("%w (where that changes nothing, as on a mount that keeps no modes, "+noModes+")", err)
 	}
 	return err
 }
+
+// noModes is what to do where other users can read whatever is written.
+const noModes = "take another folder, or encrypt: package storage/sealed, or the command's --store sealed+disk:DIR"
 
 func check(ctx context.Context, key brokerauth.Key) error {
 	err := ctx.Err()
@@ -255,14 +257,19 @@ func (s *Store) acquire(ctx context.Context, create bool) (*os.Root, error) {
 			}
 			if root, err = s.open(); err == nil {
 				// A folder inside a repository must not be committed. Without this file the store is none the worse.
-				_ = writeFile(root, ".gitignore", []byte("*\n"))
+				_ = s.writeFile(root, ".gitignore", []byte("*\n"))
+			}
+		}
+		if err == nil || errors.Is(err, fs.ErrPermission) {
+			// Many of these keep no modes, either, and mending or allowing that would be of no use.
+			if err := s.checkNetwork(); err != nil {
+				if root != nil {
+					root.Close()
+				}
+				return nil, err
 			}
 		}
 		if err != nil {
-			return nil, err
-		}
-		if err := s.checkNetwork(); err != nil {
-			root.Close()
 			return nil, err
 		}
 		// A link would have the lock made elsewhere, and a pipe would never open.
@@ -367,7 +374,7 @@ func (s *Store) write(root *os.Root, key brokerauth.Key, record []byte) error {
 		s.swept = time.Now()
 	}
 	name, temp := key.String()+ending, newPrefix+rand.Text()
-	err := writeFile(root, temp, record)
+	err := s.writeFile(root, temp, record)
 	if err == nil {
 		err = retry(func() error { return root.Rename(temp, name) })
 	}
@@ -381,12 +388,20 @@ func (s *Store) write(root *os.Root, key brokerauth.Key, record []byte) error {
 }
 
 // writeFile makes a file that is on the disk when it returns.
-func writeFile(root *os.Root, name string, record []byte) error {
+func (s *Store) writeFile(root *os.Root, name string, record []byte) error {
 	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	err = f.Chmod(0o600) // the umask may have taken the owner's bits
+	if err == nil || errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported) {
+		// A mount that keeps no modes may refuse to change them, or pretend to. What the file has now decides.
+		var info fs.FileInfo
+		if info, err = f.Stat(); err == nil && s.private("", info) != nil {
+			err = fmt.Errorf("other users can read what is written here (mode %#o), as on a mount that keeps no modes: "+noModes+": %w",
+				info.Mode().Perm(), fs.ErrPermission)
+		}
+	}
 	if err == nil {
 		_, err = f.Write(record)
 	}

@@ -5,12 +5,17 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/brokerauth/brokerauth/storage/disk"
+	"github.com/brokerauth/brokerauth/storage/sealed"
 )
 
 func mountTmpfs(t *testing.T, dir, options string) {
@@ -46,6 +51,122 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("after a failed write there are %q", left)
 	}
 	mustSwap(t, store, key, []byte("old"), []byte("new"))
+}
+
+// On a mount that keeps no modes, others can read whatever is written: that is for encrypted logins only.
+func TestMountWithoutModes(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can mount a file system of this test's own")
+	}
+	for name, mount := range map[string]func(dir string) []string{
+		"NTFS, where a change of modes does nothing": func(dir string) []string {
+			image := filepath.Join(t.TempDir(), "image")
+			if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 4<<20)); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := exec.CommandContext(t.Context(), engine(t, "mkntfs"), "-F", "-Q", image).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			return []string{"ntfs-3g", "-o", "no_detach,umask=000", image, dir}
+		},
+		"one where a change of modes is refused": func(dir string) []string {
+			return []string{"bindfs", "-f", "-p", "a=rwX", "--chmod-deny", t.TempDir(), dir}
+		},
+		"one where folders are private and files are not": func(dir string) []string {
+			return []string{"bindfs", "-f", "-p", "u=rwX,og=r", "--chmod-ignore", t.TempDir(), dir}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mounted := t.TempDir()
+			serveMount(t, mounted, mount(mounted))
+			dir := filepath.Join(mounted, "logins")
+			store := open(t, dir)
+			// A process serves each of these, as few test machines' kernels know a disk of this kind; so they may be of
+			// another host, and that is what a person should hear of first.
+			if swapped, err := store.CompareAndSwap(t.Context(), key, nil, []byte("a")); swapped || !errors.Is(err, errors.ErrUnsupported) {
+				t.Errorf("CompareAndSwap without AllowNetwork = %v, %v, want errors.ErrUnsupported", swapped, err)
+			}
+			store.AllowNetwork = true
+			for range 2 {
+				swapped, err := store.CompareAndSwap(t.Context(), key, nil, []byte("a"))
+				if swapped || !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "sealed+disk:") {
+					t.Errorf("CompareAndSwap = %v, %v, want fs.ErrPermission and a store that encrypts", swapped, err)
+				}
+			}
+			if left := names(t, dir); len(left) > 0 {
+				t.Errorf("what was refused left %q", left)
+			}
+
+			files := open(t, dir)
+			files.AllowNetwork, files.AllowOthers = true, true
+			allowed, err := sealed.New(files, sealed.Key(bytes.Repeat([]byte{1}, 32)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, step := range [][2][]byte{{nil, []byte("a")}, {[]byte("a"), []byte("b")}} {
+				if swapped, err := allowed.CompareAndSwap(t.Context(), key, step[0], step[1]); err != nil || !swapped {
+					t.Fatalf("CompareAndSwap with AllowOthers = %v, %v, want true", swapped, err)
+				}
+			}
+			if got, err := allowed.Load(t.Context(), key); err != nil || string(got) != "b" {
+				t.Errorf("Load with AllowOthers = %q, %v, want what was stored", got, err)
+			}
+			if _, err := store.Load(t.Context(), key); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "sealed+disk:") {
+				t.Errorf("Load without AllowOthers: %v, want fs.ErrPermission and a store that encrypts", err)
+			}
+			if swapped, err := allowed.CompareAndSwap(t.Context(), key, []byte("b"), nil); err != nil || !swapped {
+				t.Fatalf("deletion with AllowOthers = %v, %v, want true", swapped, err)
+			}
+		})
+	}
+}
+
+// engine finds a program that is not on every machine.
+func engine(t *testing.T, program string) (path string) {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip("there is no disk without modes to test with: install ntfs-3g and bindfs")
+	}
+	return path
+}
+
+// serveMount runs a command that serves the file system on dir until it is unmounted, which is at the end of the test.
+func serveMount(t *testing.T, dir string, command []string) {
+	t.Helper()
+	before, err := os.Stat(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	cmd := exec.Command(engine(t, command[0]), command[1:]...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for now := before; os.SameFile(before, now); {
+		select {
+		case err := <-ended:
+			t.Skipf("root cannot mount FUSE here, as in most containers: %v: %s", err, &out)
+		case <-time.After(5 * time.Millisecond):
+		}
+		if now, err = os.Stat(dir); err != nil {
+			now = before
+		}
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Errorf("unmount: %v", err)
+			syscall.Unmount(dir, syscall.MNT_DETACH|syscall.MNT_FORCE)
+			cmd.Process.Kill()
+		}
+		<-ended
+	})
 }
 
 func TestNetworkFileSystem(t *testing.T) {

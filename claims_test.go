@@ -112,7 +112,7 @@ type said struct {
 
 func (p *process) said(t *testing.T) said {
 	t.Helper()
-	line := p.line()
+	line := p.Line()
 	var s said
 	var ms int64
 	if _, err := fmt.Sscanf(line, "%s %d %s", &s.kind, &ms, &s.token); err != nil {
@@ -150,10 +150,10 @@ func TestHolderThatIsGone(t *testing.T) {
 			for i := range waiters {
 				waiters[i] = start(t, "serve", baseURL, dir)
 			}
-			holder.begin()
+			holder.Tell("go")
 			asks(t, b, 1)
 			for _, w := range waiters {
-				w.begin()
+				w.Tell("go")
 			}
 			if killed {
 				must(t, holder.Process.Kill())
@@ -181,7 +181,7 @@ func TestHolderThatIsGone(t *testing.T) {
 				if h := holder.said(t); h.kind != "token" || h.token != got[0].token {
 					t.Errorf("the holder that went on got %+v, the others %+v", h, got[0])
 				}
-				waiters[0].begin()
+				waiters[0].Tell("go")
 				if again := waiters[0].said(t); again.token != got[0].token || refreshes(b) != 2 {
 					t.Errorf("the holder that went on replaced the newer token: %+v, %d requests", again, refreshes(b))
 				}
@@ -208,7 +208,7 @@ func TestManyClocksOneRefresh(t *testing.T) {
 				}
 			}
 			for _, h := range hosts {
-				h.begin()
+				h.Tell("go")
 			}
 			var first said
 			for i, h := range hosts {
@@ -350,7 +350,7 @@ func TestSingleUseRefreshTokens(t *testing.T) {
 			b.Inject(emulator.Fault{Delay: 20 * time.Millisecond}, emulator.Fault{Late: true, Delay: 20 * time.Millisecond})
 		}
 		for _, c := range children {
-			c.begin()
+			c.Tell("go")
 		}
 		var first said
 		for i, c := range children {

@@ -5,11 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +15,7 @@ import (
 
 	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/conformance/emulator"
+	"github.com/brokerauth/brokerauth/internal/child"
 	"github.com/brokerauth/brokerauth/providers/schwab"
 	"github.com/brokerauth/brokerauth/storage/disk"
 )
@@ -24,14 +23,14 @@ import (
 // TestMain is also what the child processes run: their environment says what.
 func TestMain(m *testing.M) {
 	if role := os.Getenv("CHILD_ROLE"); role != "" {
-		child(role)
+		play(role)
 		return
 	}
 	os.Exit(m.Run())
 }
 
-// child is a program that shares the login in a folder. Told "go", it answers with a line.
-func child(role string) {
+// play is a program that shares the login in a folder. Told "go", it answers with a line.
+func play(role string) {
 	s, err := sharedSession(os.Getenv("CHILD_BROKER"), os.Getenv("CHILD_DIR"))
 	if err != nil {
 		fmt.Println("error", err)
@@ -110,48 +109,11 @@ func sharedSession(baseURL, dir string) (*brokerauth.Session, error) {
 }
 
 // process is a running child.
-type process struct {
-	*exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Reader
-}
+type process struct{ *child.Program }
 
 func start(t *testing.T, role, baseURL, dir string, env ...string) *process {
 	t.Helper()
-	p := &process{Cmd: exec.Command(os.Args[0])}
-	p.Env = append(os.Environ(), "CHILD_ROLE="+role, "CHILD_BROKER="+baseURL, "CHILD_DIR="+dir)
-	p.Env = append(p.Env, env...)
-	p.Stderr = os.Stderr
-	var err error
-	if p.in, err = p.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	out, err := p.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.out = bufio.NewReader(out)
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		p.Process.Kill()
-		p.Wait()
-	})
-	if line := p.line(); line != "ready" {
-		t.Fatalf("a child process: %s", line)
-	}
-	return p
-}
-
-func (p *process) begin() { io.WriteString(p.in, "go\n") }
-
-func (p *process) line() string {
-	line, err := p.out.ReadString('\n')
-	if err != nil {
-		return "error " + err.Error()
-	}
-	return strings.TrimSuffix(line, "\n")
+	return &process{child.Start(t, append(env, "CHILD_ROLE="+role, "CHILD_BROKER="+baseURL, "CHILD_DIR="+dir)...)}
 }
 
 // served starts an emulated Schwab on loopback and logs a Session in that shares a folder with child processes.
@@ -186,12 +148,12 @@ func together(t *testing.T, n int, baseURL, dir string) []string {
 		children[i] = start(t, "token", baseURL, dir)
 	}
 	for _, c := range children {
-		c.begin()
+		c.Tell("go")
 	}
 	said := make([]string, n)
 	var wg sync.WaitGroup
 	for i, c := range children {
-		wg.Go(func() { said[i] = c.line() })
+		wg.Go(func() { said[i] = c.Line() })
 	}
 	wg.Wait()
 	return said
@@ -244,8 +206,8 @@ func TestKilledWhileRefreshing(t *testing.T) {
 			lost := 0
 			for range kills {
 				p := start(t, "refresh", baseURL, dir)
-				p.begin()
-				p.line() // it refreshes, however slow this machine is
+				p.Tell("go")
+				p.Line() // it refreshes, however slow this machine is
 				time.Sleep(time.Duration(rand.IntN(25_000)) * time.Microsecond)
 				if err := p.Process.Kill(); err != nil {
 					t.Fatal(err)

@@ -55,6 +55,9 @@ func (p *place) serve(args ...string) *served {
 		if code := exitOf(cmd.Wait()); code != 0 {
 			p.t.Errorf("serve: exit code %d, %s", code, s.said)
 		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.all.WriteString(s.said.String())
 	}
 	return s
 }
@@ -123,6 +126,9 @@ func (s *served) ask(method, path, secret, body string, header ...string) (int, 
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	s.heard.mu.Lock()
+	s.all.Write(text)
+	s.heard.mu.Unlock()
 	return resp.StatusCode, string(text)
 }
 
@@ -160,6 +166,9 @@ func (s *served) watch(secret string) (next func() view, leave func()) {
 		s.t.Helper()
 		for lines.Scan() {
 			if text, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+				s.heard.mu.Lock()
+				s.all.WriteString(text)
+				s.heard.mu.Unlock()
 				if err := json.Unmarshal([]byte(text), &v); err != nil {
 					s.t.Fatal(err)
 				}
@@ -358,11 +367,6 @@ func TestServeLive(t *testing.T) {
 
 	leave()
 	s.ticket() // a way back
-	for _, hidden := range p.broker.Secrets() {
-		if strings.Contains(s.said.String(), hidden) {
-			t.Error("serve prints a secret")
-		}
-	}
 }
 
 // A token that could not be saved outlives that its store cannot be looked at, and is saved in the end.

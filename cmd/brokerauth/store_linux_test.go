@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -433,28 +432,12 @@ func TestNotesSpoiled(t *testing.T) {
 // typing runs the command in a terminal of its own, and answers each question with what follows it.
 func (p *place) typing(args []string, dialog ...string) (shown string, code int) {
 	p.t.Helper()
-	person, program := terminal(p.t.(*testing.T))
-	screen := new(buffer)
-	go func() {
-		for b := make([]byte, 1024); ; {
-			n, err := person.Read(b)
-			if err != nil {
-				return
-			}
-			screen.Write(b[:n])
-		}
-	}()
-	cmd := p.command(args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = program, program, program
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	if err := cmd.Start(); err != nil {
-		p.t.Fatal(err)
-	}
+	person, screen, wait := p.start(args...)
 	for i := 0; i < len(dialog); i += 2 {
 		until(p.t.(*testing.T), "it asks for "+dialog[i], func() bool { return strings.Contains(screen.String(), dialog[i]) })
 		person.WriteString(dialog[i+1] + "\n")
 	}
-	code = exitOf(cmd.Wait())
+	code = wait()
 	until(p.t.(*testing.T), "all of it is shown", func() bool { return code == 0 || strings.Contains(screen.String(), "brokerauth: ") })
 	return screen.String(), code
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/conformance/emulator"
+	"github.com/brokerauth/brokerauth/internal/child"
 	"github.com/brokerauth/brokerauth/internal/chromium"
 	"github.com/brokerauth/brokerauth/internal/engine"
 	"github.com/brokerauth/brokerauth/storage/disk"
@@ -35,26 +36,8 @@ type served struct {
 	env     []string
 	brokers map[string]*emulator.Broker
 	lines   chan string // of the answer: addresses
-	said    *said
+	said    *child.Output
 	end     func() // an interrupt, and the end
-}
-
-// said is what a process tells people.
-type said struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (s *said) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(p)
-}
-
-func (s *said) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
 }
 
 const testGrant = "emulated.grant-of-a-test"
@@ -62,7 +45,7 @@ const testGrant = "emulated.grant-of-a-test"
 func serve(t *testing.T, extra ...string) *served {
 	t.Helper()
 	dir := t.TempDir()
-	s := &served{t: t, command: chromium.Command(t), brokers: map[string]*emulator.Broker{}, lines: make(chan string, 16), said: new(said)}
+	s := &served{t: t, command: chromium.Command(t), brokers: map[string]*emulator.Broker{}, lines: make(chan string, 16), said: new(child.Output)}
 	env := map[string]string{
 		"HOME": dir, "XDG_CONFIG_HOME": filepath.Join(dir, "config"), "XDG_STATE_HOME": filepath.Join(dir, "state"), "PATH": os.Getenv("PATH"),
 		"SCHWAB_APP_KEY": "key", "SCHWAB_APP_SECRET": "secret", "SCHWAB_CALLBACK_URL": "https://127.0.0.1:" + engine.FreePort(t),

@@ -17,6 +17,7 @@ import (
 
 	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/conformance/emulator"
+	"github.com/brokerauth/brokerauth/internal/child"
 )
 
 // elsewhere is a store as a host sees it whose clock is ahead, or behind, and whose processes nobody else sees. No
@@ -133,7 +134,7 @@ func TestHosts(t *testing.T) {
 			status, err := s.Status(t.Context())
 			must(t, err)
 
-			var programs []*process
+			var programs []*child.Program
 			for i, ahead := range []string{"0s", "4m", "-3m"} {
 				for range 2 {
 					programs = append(programs, start(t, "host", "TEST_STORE="+address, "TEST_BROKER="+web.URL, "TEST_AHEAD="+ahead,
@@ -149,11 +150,11 @@ func TestHosts(t *testing.T) {
 				var tokens [2]map[string]bool
 				for again := range 2 { // and nobody thinks that what another host has saved is old
 					for _, p := range programs {
-						p.tell("token")
+						p.Tell("token")
 					}
 					tokens[again] = map[string]bool{}
 					for _, p := range programs {
-						line := p.line()
+						line := p.Line()
 						token, ok := strings.CutPrefix(line, "token ")
 						if !ok {
 							t.Fatalf("expiry %d: a program says: %s", round, line)

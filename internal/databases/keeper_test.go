@@ -21,6 +21,7 @@ import (
 
 	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/conformance/emulator"
+	"github.com/brokerauth/brokerauth/internal/child"
 	"github.com/brokerauth/brokerauth/providers/tastytrade"
 )
 
@@ -71,7 +72,7 @@ func keeper() {
 	fmt.Println("ready")
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
-		io.Copy(io.Discard, os.Stdin)
+		bufio.NewScanner(os.Stdin).Scan() // a line ends it
 		cancel()
 	}()
 	k.Run(ctx)
@@ -154,7 +155,7 @@ func TestKeepers(t *testing.T) {
 
 			began := time.Now()
 			before := queries(t, address)
-			var children []*process
+			var children []*child.Program
 			for range programs {
 				children = append(children, start(t, "keeper", "TEST_STORE="+address, "TEST_BROKER="+web.URL, "TEST_ACCOUNTS="+strconv.Itoa(accounts)))
 			}
@@ -175,9 +176,9 @@ func TestKeepers(t *testing.T) {
 			asked := queries(t, address) - before
 			var loads, swaps int
 			for _, c := range children {
-				c.in.Close()
+				c.Tell("end")
 				var l, s, failed int
-				if line := c.line(); true {
+				if line := c.Line(); true {
 					if _, err := fmt.Sscan(line, &l, &s, &failed); err != nil || failed > 0 {
 						t.Errorf("a keeper says %q: loads, swaps, failures", line)
 					}

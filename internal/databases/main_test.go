@@ -1,10 +1,7 @@
 package databases_test
 
 import (
-	"bufio"
-	"io"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -12,6 +9,7 @@ import (
 
 	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/conformance/emulator"
+	"github.com/brokerauth/brokerauth/internal/child"
 	"github.com/brokerauth/brokerauth/internal/engine"
 	"github.com/brokerauth/brokerauth/providers/schwab"
 	"github.com/brokerauth/brokerauth/storage/redis"
@@ -76,49 +74,10 @@ func schwabAt(baseURL string) (brokerauth.Provider, error) {
 	return schwab.New(schwab.Config{AppKey: "key", AppSecret: "emulated.app-secret", CallbackURL: "https://127.0.0.1:8182", BaseURL: baseURL})
 }
 
-// process is a running child.
-type process struct {
-	*exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Reader
-}
-
-// start runs this test's binary in a role, and waits until it is ready.
-func start(t *testing.T, role string, env ...string) *process {
+// start runs this test's program in a role, and waits until it is ready.
+func start(t *testing.T, role string, env ...string) *child.Program {
 	t.Helper()
-	p := &process{Cmd: exec.Command(os.Args[0])}
-	p.Env = append(append(os.Environ(), childRole+"="+role), env...)
-	p.Stderr = os.Stderr
-	var err error
-	if p.in, err = p.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	out, err := p.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.out = bufio.NewReader(out)
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		p.Process.Kill()
-		p.Wait()
-	})
-	if line := p.line(); line != "ready" {
-		t.Fatalf("a child process: %s", line)
-	}
-	return p
-}
-
-func (p *process) tell(line string) { io.WriteString(p.in, line+"\n") }
-
-func (p *process) line() string {
-	line, err := p.out.ReadString('\n')
-	if err != nil {
-		return "error " + err.Error()
-	}
-	return strings.TrimSuffix(line, "\n")
+	return child.Start(t, append(env, childRole+"="+role)...)
 }
 
 // refreshes counts the refresh requests that b was sent.

@@ -7,14 +7,13 @@ func (s *Session) MoveWall(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.current.Load(); p != nil {
-		c := *p
-		c.token = c.token.Clone()
+		c := &published{token: p.token.Clone(), header: p.header, renew: p.renew, dead: p.dead}
 		for _, at := range []*time.Time{&c.token.Issued, &c.token.Expiry, &c.token.LoggedInAt, &c.token.LoginBy} {
 			*at = at.Add(-d)
 		}
 		c.renew.wall -= int64(d)
 		c.dead.wall -= int64(d)
-		s.current.Store(&c)
+		s.current.Store(c)
 	}
 }
 

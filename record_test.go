@@ -105,6 +105,33 @@ func TestDeadlineBelievesBothClocks(t *testing.T) {
 	}
 }
 
+// A token that was just handed out is no longer once either clock says that it is due: by the monotonic one at once, by the
+// wall clock after a glance's time.
+func TestTokenBelievesBothClocks(t *testing.T) {
+	for name, due := range map[string]func(p *published){
+		"the laptop slept": func(p *published) {
+			p.renew.wall = time.Now().UnixNano()
+			time.Sleep(glance)
+		},
+		"the wall clock was set back": func(p *published) {
+			p.renew.at = time.Now()
+			p.seen.Store(1) // it was looked at a moment before
+		},
+	} {
+		s, now := new(Session), time.Now()
+		s.current.Store(newPublished(aToken(), Info{}, now))
+		if s.fresh() == nil || s.fresh() == nil {
+			t.Fatal("a token of half an hour is not fresh")
+		}
+		if due(s.current.Load()); s.fresh() != nil {
+			t.Errorf("%s: the token is still handed out", name)
+		}
+	}
+	if s := new(Session); s.fresh() != nil {
+		t.Error("a token out of nowhere")
+	}
+}
+
 func TestTokenPrintsNoSecret(t *testing.T) {
 	token := aToken()
 	text, err := json.Marshal(map[string]any{"token": token, "value": *token})

@@ -51,10 +51,16 @@ type Session struct {
 // published is a token as Token and Client hand it out.
 type published struct {
 	token  *Token
-	header []string // the Authorization header's value
-	renew  deadline // from then on it is renewed
-	dead   deadline // from then on it is of no use
+	header []string     // the Authorization header's value
+	renew  deadline     // from then on it is renewed
+	dead   deadline     // from then on it is of no use
+	seen   atomic.Int64 // how long it was to renew when both clocks were looked at last, in nanoseconds; 0: they were not
 }
+
+// glance is how long Token takes the monotonic clock's word alone, which is half the price of both. A caller may be held up
+// for longer between getting a token and sending it, so it makes no difference to it if the computer has slept, or its
+// clock was set, in the meantime.
+const glance = time.Millisecond
 
 // deadline is a moment by both clocks. The monotonic one stands still while a laptop sleeps, and the wall clock can be
 // set back: whichever says so first is believed.
@@ -127,10 +133,28 @@ type want struct {
 // one as long as that is valid. Token asks no person: an error that matches [ErrLoginRequired] says that one must log
 // in, and once they have, in whatever process, the next call succeeds.
 func (s *Session) Token(ctx context.Context) (*Token, error) {
-	if p := s.current.Load(); p != nil && !p.renew.passed(time.Now()) {
+	if p := s.fresh(); p != nil {
 		return p.token, nil
 	}
 	return s.obtain(ctx)
+}
+
+// fresh returns the token at hand, or nil if there is none or it is due for renewal.
+func (s *Session) fresh() *published {
+	p := s.current.Load()
+	if p == nil {
+		return nil
+	}
+	left, seen := int64(time.Until(p.renew.at)), p.seen.Load()
+	if left > 0 && seen > 0 && seen-left < int64(glance) {
+		return p
+	}
+	now := time.Now()
+	if p.renew.passed(now) {
+		return nil
+	}
+	p.seen.Store(int64(p.renew.at.Sub(now)))
+	return p
 }
 
 // obtain is Token without a fresh token at hand.
@@ -298,11 +322,11 @@ func (s *Session) putOff(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.current.Load(); p != nil {
-		c, now := *p, time.Now()
-		if c.renew = in(now, d); c.renew.at.After(c.dead.at) {
+		c := &published{token: p.token, header: p.header, renew: in(time.Now(), d), dead: p.dead}
+		if c.renew.at.After(c.dead.at) {
 			c.renew = c.dead
 		}
-		s.current.Store(&c)
+		s.current.Store(c)
 	}
 }
 

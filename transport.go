@@ -116,7 +116,7 @@ func (t *transport) CloseIdleConnections() {
 
 // signed returns what to sign req with.
 func (s *Session) signed(req *http.Request) (*published, error) {
-	if p := s.current.Load(); p != nil && !p.renew.passed(time.Now()) {
+	if p := s.fresh(); p != nil {
 		return p, nil
 	}
 	t, err := s.Token(req.Context())

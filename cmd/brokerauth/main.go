@@ -63,6 +63,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"slices"
@@ -135,12 +136,8 @@ type app struct {
 
 func (a *app) run(ctx context.Context, args []string) error {
 	root := &cobra.Command{
-		Use:   "brokerauth",
-		Short: "Log in to brokerages and keep the login alive",
-		Long: "Log in to brokerages and keep the login alive.\n\n" +
-			"Brokers: " + strings.Join(brokerNames(), ", ") + ". Try it without an account: brokerauth demo\n\n" +
-			settingsHelp() + "\n" + exitCodes + "\n\nGuides: " + strings.TrimSuffix(strings.Replace(docs, "/blob/", "/tree/", 1), "/") +
-			"\nIf something does not work: brokerauth doctor",
+		Use:           "brokerauth",
+		Short:         "Log in to brokerages and keep the login alive",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Version:       version(),
@@ -151,9 +148,26 @@ func (a *app) run(ctx context.Context, args []string) error {
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.profile, "profile", "default", "whose login, or what for")
 	flags.StringVar(&a.store, "store", "", storeHelp)
-	root.AddCommand(a.loginCommand(), a.statusCommand(), a.tokenCommand(), a.refreshCommand(), a.logoutCommand(), a.keepCommand(),
-		a.importCommand(), a.exportCommand(), a.migrateCommand(), a.storeCommand(), a.doctorCommand(), a.serveCommand(),
-		a.emulateCommand(), a.demoCommand())
+	commands := map[string]func() *cobra.Command{
+		"login": a.loginCommand, "status": a.statusCommand, "token": a.tokenCommand, "refresh": a.refreshCommand,
+		"logout": a.logoutCommand, "keep": a.keepCommand, "import": a.importCommand, "export": a.exportCommand,
+		"migrate": a.migrateCommand, "store": a.storeCommand, "doctor": a.doctorCommand, "serve": a.serveCommand,
+		"emulate": a.emulateCommand, "demo": a.demoCommand,
+	}
+	// Scripts ask for a token at every request, so the command that comes first is made alone: all others, and the texts
+	// about them, cost more than the token.
+	if len(args) > 0 && commands[args[0]] != nil {
+		root.AddCommand(commands[args[0]]())
+		root.CompletionOptions.DisableDefaultCmd = true
+	} else {
+		root.Long = "Log in to brokerages and keep the login alive.\n\n" +
+			"Brokers: " + strings.Join(brokerNames(), ", ") + ". Try it without an account: brokerauth demo\n\n" +
+			settingsHelp() + "\n" + exitCodes + "\n\nGuides: " + strings.TrimSuffix(strings.Replace(docs, "/blob/", "/tree/", 1), "/") +
+			"\nIf something does not work: brokerauth doctor"
+		for _, name := range slices.Sorted(maps.Keys(commands)) {
+			root.AddCommand(commands[name]())
+		}
+	}
 	cmd, err := root.ExecuteContextC(ctx)
 	for _, end := range slices.Backward(a.atEnd) {
 		end()

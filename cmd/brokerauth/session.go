@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -24,11 +23,12 @@ func brokerNames() []string {
 }
 
 func findBroker(name string) (broker, error) {
-	i := slices.IndexFunc(brokers(), func(b broker) bool { return b.name == name })
-	if i < 0 {
-		return broker{}, usageError{fmt.Errorf("no broker is called %q: there is %s", name, strings.Join(brokerNames(), ", "))}
+	for _, b := range brokers() {
+		if b.name == name {
+			return b, nil
+		}
 	}
-	return brokers()[i], nil
+	return broker{}, usageError{fmt.Errorf("no broker is called %q: there is %s", name, strings.Join(brokerNames(), ", "))}
 }
 
 // open makes the Session that the command line asks for. The caller closes it.

@@ -3,6 +3,7 @@ package brokerauth_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -258,24 +259,28 @@ func herd(tb testing.TB, n int, p *mint, store brokerauth.Store) []*brokerauth.S
 	return sessions
 }
 
-// A herd of logins, all renewed at one moment, is spread, stays so over a restart, and no token ever ends.
+// A herd of logins, all renewed at one moment, is spread, stays so over a restart, and no token ever ends. BenchmarkKeeper
+// runs it, too, with a large one.
 func TestKeeperSpreadsAHerd(t *testing.T) {
+	n, runs, over := 1000, 2, 10*time.Minute
+	if os.Getenv("HERD") == "large" {
+		n, runs, over = 100_000, 1, 5*time.Minute
+	}
 	synctest.Test(t, func(t *testing.T) {
-		const n = 1000
 		p := &mint{life: 5 * time.Minute, latency: 50 * time.Millisecond}
 		store := new(memory.Store)
 		sessions := herd(t, n, p, store)
-		for run := range 2 {
+		for run := range runs {
 			p.mu.Lock()
 			p.asked, p.total = nil, 0
 			p.mu.Unlock()
 			_, stop := keep(t, sessions...)
-			time.Sleep(10 * time.Minute)
+			time.Sleep(over)
 			stop()
 			for _, s := range sessions {
 				s.Close() // waits for what was sent
 			}
-			peak, mean := p.load(10 * time.Minute)
+			peak, mean := p.load(over)
 			t.Logf("run %d: %d requests, %.2f a second, at most %d", run, p.total, mean, peak)
 			if p.misses > 0 || float64(peak) > 2*mean {
 				t.Errorf("run %d: %d tokens ended before they were renewed, and a second had %d requests, more than twice the mean of %.2f", run, p.misses, peak, mean)

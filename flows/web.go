@@ -75,6 +75,11 @@ type Web struct {
 	After string
 }
 
+// Format prints how many keys there are and none of them, whatever the verb.
+func (web Web) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "web{keys=%d after=%q}", len(web.Keys), web.After)
+}
+
 const (
 	// pendingFor is how long a user may take at the broker.
 	pendingFor = 15 * time.Minute

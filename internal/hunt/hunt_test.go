@@ -172,6 +172,7 @@ func everything(t *testing.T) (values map[string]any, secrets []string) {
 		"authcode.Config":   oauth, "Provider": b.Provider(), "GrantProvider": partner,
 		"porting.Options": porting.Options{FernetKey: key}, "porting.Found": found,
 		"flows.Options": flows.Options{Certificate: new(tls.Certificate)},
+		"flows.Web":     flows.Web{Keys: [][]byte{[]byte(key)}}, "*flows.Web": &flows.Web{Keys: [][]byte{[]byte(key)}},
 		"stolen code":   stolen, "dead login": dead,
 	} {
 		values[name] = v

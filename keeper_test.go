@@ -312,14 +312,14 @@ func TestKeeperOfTokensThatAreNeverFresh(t *testing.T) {
 	}
 }
 
-// stuck is a store that does not answer, until whoever asks gives up, while hangs is set.
+// stuck is a store that does not answer the next so many loads, until whoever asks gives up.
 type stuck struct {
 	memory.Store
-	hangs atomic.Bool
+	hangs atomic.Int64
 }
 
 func (s *stuck) Load(ctx context.Context, key brokerauth.Key) ([]byte, error) {
-	if s.hangs.Load() {
+	if s.hangs.Add(-1) >= 0 {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
@@ -335,9 +335,9 @@ func TestKeeperOutlivesAStoreThatHangs(t *testing.T) {
 		defer s.Close()
 		_, stop := keep(t, s)
 		defer stop()
-		store.hangs.Store(true)
+		store.hangs.Store(1 << 20)
 		time.Sleep(time.Hour)
-		store.hangs.Store(false)
+		store.hangs.Store(0)
 		time.Sleep(20 * time.Minute)
 		if p := refreshes(b); p != 1 {
 			t.Errorf("%d refreshes after the store had hung, want 1", p)

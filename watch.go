@@ -64,7 +64,9 @@ func (s *Session) Watch(ctx context.Context) iter.Seq2[*Token, error] {
 					waiting = false
 				case <-timer.C:
 					began := time.Now()
-					_, _ = s.look(ctx, key) // Token tells what is wrong with the store when it matters
+					bounded, cancel := context.WithTimeout(ctx, storeTimeout)
+					_, _ = s.look(bounded, key) // Token tells what is wrong with the store when it matters
+					cancel()
 					p := s.current.Load()
 					waiting = err == nil && p != nil && !p.renew.passed(time.Now())
 					every = min(max(time.Second, 1000*time.Since(began)), time.Minute)

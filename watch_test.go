@@ -155,6 +155,27 @@ func TestWatchGoesOnAfterTrouble(t *testing.T) {
 	})
 }
 
+// A look at the record that hangs keeps nobody from this process' own tokens for long.
+func TestWatchOutlivesALookThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		store := new(stuck)
+		s, _ := loggedIn(t, b, store)
+		defer s.Close()
+		c := watch(t.Context(), s)
+		<-c
+		store.hangs.Store(1)
+		time.Sleep(2 * time.Second) // it hangs now
+		_, err := s.Refresh(t.Context(), nil)
+		must(t, err)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if len(c) != 1 {
+			t.Errorf("%d tokens, want the newer one", len(c))
+		}
+	})
+}
+
 // held lets one Load go on only when it is told to, with what it has read.
 type held struct {
 	memory.Store

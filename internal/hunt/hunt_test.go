@@ -173,7 +173,7 @@ func everything(t *testing.T) (values map[string]any, secrets []string) {
 		"porting.Options": porting.Options{FernetKey: key}, "porting.Found": found,
 		"flows.Options": flows.Options{Certificate: new(tls.Certificate)},
 		"flows.Web":     flows.Web{Keys: [][]byte{[]byte(key)}}, "*flows.Web": &flows.Web{Keys: [][]byte{[]byte(key)}},
-		"stolen code":   stolen, "dead login": dead,
+		"stolen code": stolen, "dead login": dead,
 	} {
 		values[name] = v
 	}

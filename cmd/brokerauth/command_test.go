@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io/fs"
 	"maps"
 	"net/http/httptest"
 	"os"
@@ -98,6 +100,7 @@ func TestJourney(t *testing.T) {
 func TestCommandLine(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, emulator.Config{})
+	taken := strings.TrimPrefix(p.env["SCHWAB_BASE_URL"], "http://")
 	for _, test := range []struct {
 		line string
 		want []string
@@ -111,6 +114,8 @@ func TestCommandLine(t *testing.T) {
 		{"token schwab --frobnicate", []string{"--frobnicate"}},
 		{"token etrade", []string{"etrade", "schwab"}},
 		{"status etrade", []string{"etrade"}},
+		{"status schwab tastytrade", []string{"one broker", "see: brokerauth status --help"}},
+		{"import one two", []string{"one file"}},
 		{"logout etrade", []string{"etrade"}},
 		{"emulate etrade", []string{"etrade"}},
 		{"token schwab --header --json", []string{"--header or --json"}},
@@ -134,6 +139,8 @@ func TestCommandLine(t *testing.T) {
 		{"emulate schwab --listen 0.0.0.0:0", []string{"--client-id"}},
 		{"emulate schwab --listen :0 --client-id a --client-secret b --auto-approve", []string{"--auto-approve"}},
 		{"emulate schwab --access-ttl 1500ms", []string{"seconds"}},
+		{"emulate schwab --listen " + taken, []string{"--listen " + taken, "127.0.0.1:0"}},
+		{"serve --listen " + taken, []string{"--listen " + taken, "127.0.0.1:0"}},
 	} {
 		r := p.must(2, strings.Fields(test.line)...)
 		if r.out != "" {
@@ -711,5 +718,25 @@ func TestDemo(t *testing.T) {
 	left, err := os.ReadDir(p.dir)
 	if err != nil || len(left) != 1 || left[0].Name() != ".env" {
 		t.Errorf("it left %v, %v", left, err)
+	}
+}
+
+// What programs alone find in an error is not told to people, nor taken for a part of a command line to run.
+func TestForPeople(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{fmt.Errorf("brokerauth: schwab: loading the login: sqlstore: the database ended: %w", brokerauth.ErrUnavailable), "schwab: loading the login: the database ended"},
+		{fmt.Errorf("disk: f: this file is open: run: chmod 600 \"/a b\": %w (or seal it)", fs.ErrPermission), `f: this file is open: run: chmod 600 "/a b" (or seal it)`},
+		{fmt.Errorf("written by a newer version: %w: upgrade", errors.ErrUnsupported), "written by a newer version: upgrade"},
+		{errors.Join(errors.New("one"), fmt.Errorf("open /x: %w", fs.ErrPermission)), "one; open /x: permission denied"},
+		{brokerauth.ErrUnavailable, "unavailable"},
+		{&brokerauth.Error{Provider: "schwab", Op: "refresh", Kind: brokerauth.ErrUnavailable, Hint: "try again later"}, "schwab: refresh: unavailable: try again later"},
+	} {
+		if got := forPeople(c.err); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
 	}
 }

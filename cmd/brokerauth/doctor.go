@@ -45,7 +45,7 @@ func (a *app) doctorCommand() *cobra.Command {
 			"With --online it gets a token, which it renews only if that is due, and makes one call to each of the broker's API products.\n\n" +
 			"No secret is in its output, so it can go into a bug report. It exits with 0 if nothing must be mended, else with the " +
 			"highest code of what must.",
-		Args:      cobra.MaximumNArgs(1),
+		Args:      atMostOne,
 		ValidArgs: brokerNames(),
 	}
 	flags := cmd.Flags()
@@ -212,7 +212,7 @@ func (d *doctor) discreet(text string) string {
 func (d *doctor) checkSettings() {
 	found, err := d.a.settings()
 	if err != nil {
-		d.wrong(2, "", "settings", err.Error(), "", "troubleshooting.md#settings")
+		d.wrong(2, "", "settings", forPeople(err), "", "troubleshooting.md#settings")
 		if found, err = loadSettings(d.a.profile, d.a.named); err != nil {
 			found = &settings{profile: d.a.profile, sources: []source{{"the environment", os.Getenv}}}
 		}
@@ -244,12 +244,12 @@ func (d *doctor) storeOf(ctx context.Context, broker string) (store keptStore, o
 	d.stores[store.name] = err == nil && store.name != "memory"
 	switch {
 	case err != nil && store.Store == nil:
-		d.wrong(max(exitCode(err), 1), "", "store", err.Error(), "", see)
+		d.wrong(max(exitCode(err), 1), "", "store", forPeople(err), "", see)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EACCES):
-		d.wrong(1, "", "store", fmt.Sprintf("%s (%s): %v", store.name, store.how, err),
+		d.wrong(1, "", "store", fmt.Sprintf("%s (%s): %s", store.name, store.how, forPeople(err)),
 			"free space there and make it writable for you alone, or name another by --store disk:DIR", see)
 	case err != nil:
-		d.wrong(max(exitCode(err), 1), "", "store", fmt.Sprintf("%s (%s): %v", store.name, store.how, err), "", see)
+		d.wrong(max(exitCode(err), 1), "", "store", fmt.Sprintf("%s (%s): %s", store.name, store.how, forPeople(err)), "", see)
 	case store.name == "memory":
 		d.note("", "store", "memory: every login ends with the command that made it", "leave it out, or name another by --store")
 	default:

@@ -233,7 +233,7 @@ func (d *doctor) checkLogin(ctx context.Context, b broker, s *brokerauth.Session
 	st, err := s.Status(ctx)
 	again := "run: " + d.a.line("login", b.name, d.a.profile)
 	if err != nil {
-		d.wrong(max(exitCode(err), 1), b.name, "login", err.Error(), map[bool]string{true: again + ", which sets that record aside"}[errors.Is(err, brokerauth.ErrCorrupt)],
+		d.wrong(max(exitCode(err), 1), b.name, "login", forPeople(err), map[bool]string{true: again + ", which sets that record aside"}[errors.Is(err, brokerauth.ErrCorrupt)],
 			"troubleshooting.md#the-store")
 		return
 	}
@@ -287,7 +287,7 @@ func (d *doctor) checkProducts(ctx context.Context, b broker, s *brokerauth.Sess
 	if err = closed(s, err); err != nil {
 		t = nil
 		if code := exitCode(err); code != 3 { // of that checkLogin has told
-			d.wrong(max(code, 1), b.name, "online", "no token: "+err.Error(), "", whatBrokersSay)
+			d.wrong(max(code, 1), b.name, "online", "no token: "+forPeople(err), "", whatBrokersSay)
 		}
 	}
 	if len(b.products) == 0 {

@@ -89,7 +89,7 @@ func (a *app) emulateCommand() *cobra.Command {
 		if logFile != "" {
 			f, err := os.OpenFile(logFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 			if err != nil {
-				return usageError{err}
+				return usageError{fmt.Errorf("--log: %w", err)}
 			}
 			defer f.Close()
 			config.Log = f
@@ -137,7 +137,7 @@ func (a *app) emulateCommand() *cobra.Command {
 			}
 			base, stop, err := serve(ctx, address, pretend, cert)
 			if err != nil {
-				return usageError{err}
+				return err
 			}
 			defer stop()
 			if !all {
@@ -177,7 +177,7 @@ func (a *app) emulateCommand() *cobra.Command {
 
 // serve serves h at an address, over TLS if cert is given, until stop is called.
 func serve(ctx context.Context, address string, h http.Handler, cert *tls.Certificate) (base string, stop func(), err error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	l, err := listenAt(ctx, address)
 	if err != nil {
 		return "", nil, err
 	}
@@ -193,6 +193,15 @@ func serve(ctx context.Context, address string, h http.Handler, cert *tls.Certif
 		server.Close()
 		<-done
 	}, nil
+}
+
+// listenAt listens at an address that a flag names.
+func listenAt(ctx context.Context, address string) (net.Listener, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil && ctx.Err() == nil {
+		return nil, usageError{fmt.Errorf("--listen %s: %w: give another address, such as 127.0.0.1:0, which picks a free port", address, cause(err))}
+	}
+	return l, err
 }
 
 // newCertificate makes a certificate for host and this computer's own names, which vouches for nothing else.

@@ -39,7 +39,12 @@ func (a *app) importCommand() *cobra.Command {
 			"once the store has read the login back.\n\n" +
 			"With --broker it checks that broker's settings before it reads standard input.\n\n" +
 			"The key of an encrypted file of Schwabdev's is asked for, or stands in " + fernetKey + ".",
-		Args: cobra.MaximumNArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return errors.New("name one file")
+			}
+			return nil
+		},
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&dryRun, "dry-run", false, "only tell what the file holds")

@@ -66,6 +66,7 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -249,10 +250,7 @@ func (a *app) complain(err error) {
 	if _, ok := errors.AsType[told](err); ok || err == nil {
 		return
 	}
-	text := strings.ReplaceAll(err.Error(), "\n", "; ")
-	for _, prefix := range []string{"brokerauth: ", "flows: "} {
-		text = strings.TrimPrefix(text, prefix)
-	}
+	text := forPeople(err)
 	if exitCode(err) == 130 {
 		text = "interrupted"
 		if joined, ok := err.(interface{ Unwrap() []error }); ok {
@@ -278,6 +276,21 @@ func (a *app) complain(err error) {
 		}
 	}
 	fmt.Fprintln(a.err, "brokerauth: "+text)
+}
+
+// forPeople is an error on one line, without what it has for programs alone: the names of packages, and the sentinels that
+// end it after the words which say the same.
+func forPeople(err error) string {
+	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	for _, prefix := range []string{"brokerauth", "flows", "disk", "keyring", "sealed", "sqlstore", "redis"} {
+		text = strings.ReplaceAll(strings.TrimPrefix(text, prefix+": "), ": "+prefix+": ", ": ")
+	}
+	text = strings.ReplaceAll(text, ": "+errors.ErrUnsupported.Error(), "")
+	for _, sentinel := range []error{brokerauth.ErrUnavailable, brokerauth.ErrCorrupt, brokerauth.ErrRejected} {
+		text = strings.TrimSuffix(text, ": "+sentinel.Error())
+	}
+	// Behind a command line to run, a person might take it for a part of that.
+	return regexp.MustCompile(`(: run: ch(?:mod|own) \d+ "[^"]*"): permission denied`).ReplaceAllString(text, "$1")
 }
 
 // remedy is the command line that logs in.

@@ -51,9 +51,9 @@ func (a *app) serveCommand() *cobra.Command {
 			return err
 		}
 		a.tell(found)
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
+		l, err := listenAt(ctx, listen)
 		if err != nil {
-			return usageError{err}
+			return err
 		}
 		d.host = l.Addr().String()
 		server := &http.Server{
@@ -621,11 +621,7 @@ func inTwo(err error) (what, remedy string) {
 		bare.Hint = ""
 		return printableText(bare.Error()), printableText(e.Hint)
 	}
-	text := strings.ReplaceAll(err.Error(), "\n", "; ")
-	for _, prefix := range []string{"brokerauth: ", "flows: "} {
-		text = strings.TrimPrefix(text, prefix)
-	}
-	return printableText(text), ""
+	return printableText(forPeople(err)), ""
 }
 
 // request is what a button sends.

@@ -28,7 +28,7 @@ func findBroker(name string) (broker, error) {
 			return b, nil
 		}
 	}
-	return broker{}, usageError{fmt.Errorf("no broker is called %q: there is %s", name, strings.Join(brokerNames(), ", "))}
+	return broker{}, usageError{fmt.Errorf("no broker is called %q: there are %s", name, strings.Join(brokerNames(), ", "))}
 }
 
 // open makes the Session that the command line asks for. The caller closes it.
@@ -132,6 +132,14 @@ func oneBroker(_ *cobra.Command, args []string) error {
 		return fmt.Errorf("name one broker: %s", strings.Join(brokerNames(), ", "))
 	}
 	return nil
+}
+
+// atMostOne is what commands take that look at all brokers if none is named.
+func atMostOne(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return oneBroker(cmd, args)
 }
 
 // observer tells a person what they should know of, or all there is. What ends in an error is told as one.

@@ -144,6 +144,9 @@ func ownFile(path string) (source, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return none, nil
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w: run this as the user that it belongs to, or set HOME to your own", err)
+	}
 	if err == nil {
 		err = private.Check(path, info)
 	}

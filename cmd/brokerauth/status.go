@@ -26,7 +26,7 @@ func (a *app) statusCommand() *cobra.Command {
 			"It asks no broker and changes nothing.\n\n" +
 			"It exits with 3 if a person must log in, and for several logins with the highest code of any. A login of another " +
 			"app, grant or base URL than the settings name does not count.",
-		Args:      cobra.MaximumNArgs(1),
+		Args:      atMostOne,
 		ValidArgs: brokerNames(),
 	}
 	flags := cmd.Flags()

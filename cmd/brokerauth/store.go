@@ -355,13 +355,14 @@ type unreachable struct {
 }
 
 func (e unreachable) Error() string {
+	text := strings.TrimSuffix(e.error.Error(), ": "+brokerauth.ErrUnavailable.Error())
 	switch {
-	case e.todo == "":
-		return e.error.Error()
-	case e.todo == unnamed && errors.Is(e.error, errors.ErrUnsupported):
+	case (e.todo == unnamed || e.todo == "") && errors.Is(e.error, errors.ErrUnsupported):
 		return noKeyring // the first thing that a person on a server reads
+	case e.todo == "":
+		return text
 	}
-	return e.error.Error() + ": " + e.todo
+	return text + ": " + e.todo
 }
 
 func (e unreachable) Unwrap() error { return e.error }

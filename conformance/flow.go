@@ -3,9 +3,7 @@ package conformance
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"net"
 	"net/url"
 	"os"
 	"strings"
@@ -14,6 +12,7 @@ import (
 	"time"
 
 	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/internal/engine"
 )
 
 // FlowUser plays the person whom a flow asks.
@@ -35,12 +34,7 @@ type FlowUser struct {
 // it has to do, or a quarter of what go test's -timeout leaves.
 func TestFlow(t *testing.T, open func(t *testing.T, login *brokerauth.Login) (brokerauth.Flow, FlowUser)) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	redirect := fmt.Sprintf("http://%s/callback", l.Addr())
-	l.Close()
+	redirect := "http://127.0.0.1:" + engine.FreePort(t) + "/callback"
 	for _, c := range []struct {
 		rule string
 		run  func(*testing.T, *flowRun)

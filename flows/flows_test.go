@@ -469,22 +469,29 @@ func TestHostileRequests(t *testing.T) {
 		})
 	}
 
+	// As many as it can be asked by 32 at a time, whom even a slow machine serves.
 	var flood sync.WaitGroup
-	var answered atomic.Int32
+	var sent, refused atomic.Int32
 	flooding := client(t, config)
 	flooding.Timeout = time.Minute
-	for i := range 1000 {
+	for range 32 {
 		flood.Go(func() {
-			// A slow machine turns some away.
-			if resp, err := flooding.Get(fmt.Sprintf("%s?code=c&state=%d", login.RedirectURL, i)); err == nil {
-				answered.Add(1)
+			for i := sent.Add(1); i <= 1000; i = sent.Add(1) {
+				resp, err := flooding.Get(fmt.Sprintf("%s?code=c&state=%d", login.RedirectURL, i))
+				if err != nil {
+					t.Errorf("request %d of the flood: %v", i, err)
+					return
+				}
 				resp.Body.Close()
+				if resp.StatusCode == http.StatusBadRequest {
+					refused.Add(1)
+				}
 			}
 		})
 	}
 	flood.Wait()
-	if answered.Load() == 0 {
-		t.Error("of 1000 requests none was answered")
+	if n := refused.Load(); n != 1000 {
+		t.Errorf("of 1000 requests %d were refused", n)
 	}
 
 	if n := r.finish.Load(); n != 0 {
@@ -586,11 +593,32 @@ func TestSameCallbackTenTimes(t *testing.T) {
 	}
 }
 
-// A browser that connected before the login ended gets the page, too.
+// A browser that connected before the login ended gets the page, too. The flow waits for it for a quarter of a second, which a
+// busy machine may miss: so one that is answered is enough. Without that wait none is.
 func TestLateRequestGetsPage(t *testing.T) {
 	config := home(t)
-	login := newLogin(t, "https://127.0.0.1:%d/cb")
-	r := run(t, login, flows.Options{}, saved)
+	for tries := 1; ; tries++ {
+		login := newLogin(t, "https://127.0.0.1:%d/cb")
+		r := run(t, login, flows.Options{}, saved)
+		page, err := latePage(t, config, login)
+		if err := r.err(t); err != nil || r.finish.Load() != 1 {
+			t.Fatalf("the flow: %v, after finish was called %d times", err, r.finish.Load())
+		}
+		if err == nil {
+			if !strings.Contains(page, "You are logged in") {
+				t.Errorf("the second request is answered:\n%s", page)
+			}
+			return
+		}
+		if tries == 20 {
+			t.Fatalf("of %d late requests none is answered: %v", tries, err)
+		}
+	}
+}
+
+// latePage is what a connection gets that asks only after another has ended the login.
+func latePage(t *testing.T, config string, login *brokerauth.Login) (string, error) {
+	t.Helper()
 	c := client(t, config)
 	late, err := tls.Dial("tcp", address(login), c.Transport.(*http.Transport).TLSClientConfig)
 	if err != nil {
@@ -598,18 +626,15 @@ func TestLateRequestGetsPage(t *testing.T) {
 	}
 	defer late.Close()
 	get(t, c, callback(login))
+	time.Sleep(50 * time.Millisecond)
 	fmt.Fprintf(late, "GET /cb?code=C0.abc%%40&state=%s HTTP/1.1\r\nHost: %s\r\n\r\n", state, address(login))
 	resp, err := http.ReadResponse(bufio.NewReader(late), nil)
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	defer resp.Body.Close()
-	if page, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 200 || !strings.Contains(string(page), "You are logged in") {
-		t.Errorf("the second request is answered %s, %v:\n%s", resp.Status, err, page)
-	}
-	if err := r.err(t); err != nil || r.finish.Load() != 1 {
-		t.Errorf("the flow: %v, after finish was called %d times", err, r.finish.Load())
-	}
+	page, err := io.ReadAll(resp.Body)
+	return resp.Status + "\n" + string(page), err
 }
 
 func TestStartAddressWorksOnce(t *testing.T) {

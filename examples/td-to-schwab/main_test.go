@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"github.com/brokerauth/brokerauth/conformance/emulator"
+	"github.com/brokerauth/brokerauth/internal/engine"
 )
 
 // The test is its own browser.
@@ -51,16 +51,6 @@ func browse(address string) error {
 		return err
 	}
 	return resp.Body.Close()
-}
-
-func free(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // The program runs at both brokers, with one line changed.
@@ -100,8 +90,8 @@ func TestBothBrokers(t *testing.T) {
 			cmd.Dir = dir
 			cmd.Env = append(os.Environ(), "BROWSER="+self+" browse %s", "HOME="+dir, "XDG_CONFIG_HOME="+dir, "XDG_STATE_HOME="+dir,
 				"AppData="+dir, "LocalAppData="+dir,
-				"SCHWAB_APP_KEY=key", "SCHWAB_APP_SECRET=secret", "SCHWAB_CALLBACK_URL=https://"+free(t), "SCHWAB_BASE_URL="+server.URL,
-				"TD_CLIENT_ID=key", "TD_CALLBACK_URL=http://"+free(t), "TD_BASE_URL="+server.URL)
+				"SCHWAB_APP_KEY=key", "SCHWAB_APP_SECRET=secret", "SCHWAB_CALLBACK_URL=https://127.0.0.1:"+engine.FreePort(t), "SCHWAB_BASE_URL="+server.URL,
+				"TD_CLIENT_ID=key", "TD_CALLBACK_URL=http://127.0.0.1:"+engine.FreePort(t), "TD_BASE_URL="+server.URL)
 			out, err := cmd.Output()
 			if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 				t.Fatalf("%s: %v\n%s", broker, err, exit.Stderr)

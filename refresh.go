@@ -58,7 +58,7 @@ func (r *refresh) run() (*Token, error) {
 	}
 	poll := poll{began: r.began}
 	for {
-		raw, rec, err := r.load(r.waiting, r.key)
+		raw, rec, err := r.look()
 		if err != nil {
 			return nil, r.orClosed(err)
 		}
@@ -129,7 +129,7 @@ func (r *refresh) absent(rec *record) error {
 func (r *refresh) claimToken() ([]byte, *record, error) {
 	poll := poll{began: r.began}
 	for {
-		raw, rec, err := r.load(r.waiting, r.key)
+		raw, rec, err := r.look()
 		if err != nil {
 			return nil, nil, err
 		}
@@ -300,6 +300,21 @@ func (r *refresh) forcible(rec *record, now time.Time) error {
 
 func lastHour(times []time.Time, now time.Time) []time.Time {
 	return slices.DeleteFunc(slices.Clone(times), func(t time.Time) bool { return now.Sub(t).Abs() >= time.Hour })
+}
+
+// look loads the record. A claim that was seen does not age while the store cannot be reached, or is busy: where this
+// process waits for it, the holder of the claim may wait to save what the broker has answered.
+func (r *refresh) look() ([]byte, *record, error) {
+	asked := time.Now()
+	raw, rec, err := r.load(r.waiting, r.key)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil && r.waiting.Err() == nil {
+		r.claimSeen = ""
+	} else {
+		r.claimSince = r.claimSince.Add(time.Since(asked))
+	}
+	return raw, rec, err
 }
 
 // void reports whether nobody stands behind the claim any more.
@@ -552,6 +567,8 @@ type unsaved struct {
 
 	before time.Time // login: when the user had logged in before, however late the clock said that was
 	stood  bool      // there was a record, so that none any more means a logout
+
+	retry time.Duration // how long saving was last put off
 }
 
 // replaces reports whether the token is newer than what rec holds. A refresh never revives a login that was ended.
@@ -632,29 +649,61 @@ func (s *Session) keep(u *unsaved, err error) {
 	if u.rec != nil && u.rec.claim != nil {
 		s.orphan = u.rec.claim.ID
 	}
+	s.saveLater()
 	s.mu.Unlock()
 	s.publish(u.token, u.epoch)
 	s.putOff(firstBackoff)
 }
 
+// saveLater has saving tried again although nobody may ask for a token: all others wait for it, until they take the claim
+// for abandoned. s.mu is held.
+func (s *Session) saveLater() {
+	if s.closed || s.unsaved == nil || s.retry != nil {
+		return
+	}
+	key, u := s.unsaved.key, s.unsaved
+	u.retry = min(max(time.Second, 2*u.retry), claimLife/2)
+	s.retry = time.AfterFunc(u.retry, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.retry = nil
+		if s.closed || s.unsaved == nil {
+			return
+		}
+		s.finishing.Add(1)
+		defer s.finishing.Done()
+		s.mu.Unlock()
+		_, _, _ = s.ride(context.Background(), key, want{}) // which saves first
+		s.mu.Lock()
+		s.saveLater() // that one may have been under way already
+	})
+}
+
 // saveUnsaved tries again to save a token that could not be saved, and returns the event to tell, if any.
 func (s *Session) saveUnsaved(ctx context.Context) (*Event, error) {
 	s.mu.Lock()
-	u := s.unsaved
-	s.mu.Unlock()
-	if u == nil {
+	kept := s.unsaved
+	if kept == nil {
+		s.mu.Unlock()
 		return nil, nil
 	}
-	saved, err := s.save(ctx, u)
+	u := *kept // somebody else may be trying, too
+	s.mu.Unlock()
+	saved, err := s.save(ctx, &u)
+	s.mu.Lock()
+	if s.unsaved == kept {
+		if err != nil {
+			s.unsaved = &u
+			s.saveLater()
+		} else {
+			s.unsaved, s.saveErr = nil, nil
+		}
+	}
+	s.mu.Unlock()
 	if err != nil {
 		s.putOff(firstBackoff)
 		return nil, err
 	}
-	s.mu.Lock()
-	if s.unsaved == u {
-		s.unsaved, s.saveErr = nil, nil
-	}
-	s.mu.Unlock()
 	if !saved {
 		return nil, nil
 	}

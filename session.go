@@ -38,6 +38,7 @@ type Session struct {
 	finishing sync.WaitGroup     // completions and imports under way
 	unsaved   *unsaved           // a token that the store has yet to take
 	saveErr   error              // why it has not
+	retry     *time.Timer        // when that is tried again, if nobody asks before; nil: it is under way, or there is none
 	orphan    string             // a claim of ours that could not be taken back
 	held      *verdict           // a refusal that could not be saved
 	failures  int                // counts those that were told as events
@@ -365,6 +366,9 @@ func (s *Session) Close() error {
 	}
 	if s.giveUp != nil {
 		s.giveUp()
+	}
+	if s.retry != nil {
+		s.retry.Stop()
 	}
 	s.mu.Unlock()
 	if f != nil {

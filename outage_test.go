@@ -1,0 +1,125 @@
+package brokerauth_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/conformance/emulator"
+	"github.com/brokerauth/brokerauth/storage/memory"
+)
+
+// link is one program's way to a store that several share: its calls may take long, or fail.
+type link struct {
+	brokerauth.Store
+	loads, swaps atomic.Int64 // how long they take
+	cut          atomic.Bool
+}
+
+func (l *link) wait(ctx context.Context, takes *atomic.Int64) error {
+	select {
+	case <-time.After(time.Duration(takes.Load())):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if l.cut.Load() {
+		return errDisk
+	}
+	return nil
+}
+
+func (l *link) Load(ctx context.Context, key brokerauth.Key) ([]byte, error) {
+	if err := l.wait(ctx, &l.loads); err != nil {
+		return nil, err
+	}
+	return l.Store.Load(ctx, key)
+}
+
+func (l *link) CompareAndSwap(ctx context.Context, key brokerauth.Key, old, new []byte) (bool, error) {
+	if err := l.wait(ctx, &l.swaps); err != nil {
+		return false, err
+	}
+	return l.Store.CompareAndSwap(ctx, key, old, new)
+}
+
+// A program has the broker's answer and cannot save it, and nobody asks it for a token again: it saves the answer once
+// the store is back, and before anybody takes its claim for abandoned, however long that was.
+func TestStoreThatComesBack(t *testing.T) {
+	for name, test := range map[string]struct {
+		away time.Duration
+		both bool // or it is away for the one that has the answer
+	}{
+		"for the holder":       {12 * time.Second, false},
+		"for all, for seconds": {12 * time.Second, true},
+		"for all, for minutes": {5 * time.Minute, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := emulator.Schwab(t, emulator.Config{Rotate: true, Latency: 2 * time.Second})
+				shared := new(memory.Store)
+				mine, others := &link{Store: shared}, &link{Store: shared}
+				holder, e := loggedIn(t, b, mine)
+				defer holder.Close()
+				waiter, _ := session(b, others)
+				defer waiter.Close()
+				time.Sleep(31 * time.Minute)
+				// Both see the claim; then the store goes away, before the answer.
+				time.AfterFunc(time.Second, func() {
+					mine.cut.Store(true)
+					others.cut.Store(test.both)
+				})
+				time.AfterFunc(time.Second+test.away, func() {
+					mine.cut.Store(false)
+					others.cut.Store(false)
+				})
+				got := make(chan *brokerauth.Token)
+				go func() {
+					time.Sleep(time.Millisecond)
+					token, err := waiter.Token(t.Context())
+					for errors.Is(err, errDisk) {
+						time.Sleep(time.Second)
+						token, err = waiter.Token(t.Context())
+					}
+					if err != nil {
+						t.Errorf("a waiter got %v", err)
+					}
+					got <- token
+				}()
+				want := mustToken(t, holder)
+				if token := <-got; token == nil || token.AccessToken != want.AccessToken || refreshes(b) != 1 || !e.has("saved") {
+					t.Errorf("%d refreshes, want 1, and its token for all; the holder's events: %v", refreshes(b), e.kinds())
+				}
+			})
+		})
+	}
+}
+
+// The store answers, but late: what a waiter sees late was done late, too.
+func TestStoreThatIsSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t, emulator.Config{Rotate: true})
+		shared := new(memory.Store)
+		mine, others := &link{Store: shared}, &link{Store: shared}
+		holder, _ := loggedIn(t, b, mine)
+		defer holder.Close()
+		waiter, _ := session(b, others)
+		defer waiter.Close()
+		time.Sleep(31 * time.Minute)
+		others.loads.Store(int64(8 * time.Second))
+		mine.loads.Store(int64(8 * time.Second))
+		mine.swaps.Store(int64(8 * time.Second))
+		time.AfterFunc(10*time.Second, func() { mine.swaps.Store(int64(11 * time.Second)) }) // longer than one write may take
+		time.AfterFunc(time.Minute, func() { mine.swaps.Store(int64(8 * time.Second)) })
+		want := make(chan *brokerauth.Token)
+		go func() { want <- mustToken(t, holder) }()
+		time.Sleep(20 * time.Second)
+		token := mustToken(t, waiter)
+		if held := <-want; token.AccessToken != held.AccessToken || refreshes(b) != 1 {
+			t.Errorf("%d refreshes, want 1", refreshes(b))
+		}
+	})
+}

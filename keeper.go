@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"math"
 	"math/rand/v2"
 	"sync"
@@ -312,7 +313,7 @@ func (k *Keeper) plan(e *kept, t *Token, err error) {
 	case e.issued != p.token.Issued.UnixNano() || e.renew <= since || e.renew > since+int64(p.renew.left(now)):
 		k.free(e)
 		end := since + int64(max(time.Second, p.renew.left(now)))
-		k.reserve(e, p.token, k.room(since, end), end)
+		k.reserve(e, p.token, k.room(since, end, p.token, e.session.Provider.Info()), end)
 	}
 	e.at = math.MaxInt64
 	if e.renew != 0 {
@@ -356,14 +357,22 @@ func (k *Keeper) free(e *kept) {
 // most is how many renewals are planned for one second: a quarter more than there are on average.
 func (k *Keeper) most() int { return 1 + int(1.25*k.rate) }
 
-// room finds a second for a renewal: one of the last before end, unless too many others are planned for those.
-func (k *Keeper) room(from, end int64) int64 {
+// room finds a second for t's renewal: one of the last before end, unless too many others are planned for those. Then it
+// looks for another ever further away, up to t's beginning. All Keepers of a login look at the same ones: if each chose
+// its own, the first of many would come soon after t was issued.
+func (k *Keeper) room(from, end int64, t *Token, info Info) int64 {
 	from += int64(time.Second) // never now: a token of no life to speak of keeps nobody busy
 	span := max(1, end-from)
-	best := max(from, end-rand.Int64N(span/50+1)) / int64(time.Second) // a bit early, so that Keepers of one login do not come together
-	for tries := 0; tries < 16 && k.slots[best] >= k.most(); tries++ {
-		if at := (from + rand.Int64N(span)) / int64(time.Second); k.slots[at] < k.slots[best] {
-			best = at
+	late := end - rand.Int64N(span/50+1) // a bit early, so that Keepers of one login do not come together
+	best := max(from, late) / int64(time.Second)
+	cycle := max(int64(t.life()-t.margin(info)), span)
+	seed := fnv.New64a()
+	seed.Write([]byte(t.AccessToken))
+	shared := rand.New(rand.NewPCG(seed.Sum64(), 0))
+	for tries := 0; tries < 24 && k.slots[best] >= k.most(); tries++ {
+		at := late - shared.Int64N(max(1, cycle>>max(0, 5-tries/3)))
+		if second := at / int64(time.Second); at >= from && k.slots[second] < k.slots[best] {
+			best = second
 		}
 	}
 	return best

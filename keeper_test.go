@@ -295,6 +295,64 @@ func TestKeeperSpreadsAHerd(t *testing.T) {
 	})
 }
 
+// Programs with a Keeper each, over the same herd, renew each token once: what one of them does early it does for all.
+func TestKeepersOfOneHerd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n, programs, life, over = 300, 8, 30 * time.Minute, 4 * time.Hour
+		p := &mint{life: life, latency: 50 * time.Millisecond}
+		store := &counting{}
+		var mu sync.Mutex
+		renewed := map[string][]time.Time{}
+		var stops []func()
+		for i := range programs {
+			var sessions []*brokerauth.Session
+			if i == 0 {
+				sessions = herd(t, n, p, store)
+			}
+			for j := len(sessions); j < n; j++ {
+				sessions = append(sessions, &brokerauth.Session{Provider: p, Store: store, Profile: fmt.Sprint("p", j)})
+			}
+			for _, s := range sessions {
+				s.Observe = func(e brokerauth.Event) {
+					if e.Kind == "refreshed" {
+						mu.Lock()
+						defer mu.Unlock()
+						renewed[s.Profile] = append(renewed[s.Profile], time.Now())
+					}
+				}
+			}
+			_, stop := keep(t, sessions...)
+			stops = append(stops, stop, func() {
+				for _, s := range sessions {
+					s.Close()
+				}
+			})
+			time.Sleep(3 * time.Second) // they are started one after the other
+		}
+		before := store.asked.Load()
+		time.Sleep(over)
+		asked := float64(store.asked.Load()-before) / float64(p.total)
+		for _, stop := range stops {
+			stop()
+		}
+		peak, mean := p.load(over)
+		due := n * float64(over) / float64(life-5*time.Minute)
+		short := 0
+		for _, times := range renewed {
+			for i := range times[1:] {
+				if times[i+1].Sub(times[i]) < life/2 {
+					short++
+				}
+			}
+		}
+		t.Logf("%d refreshes where %.0f are due, %d of them of a token in its first half; at most %d a second, mean %.2f; the store was asked %.1f times a refresh",
+			p.total, due, short, peak, mean, asked)
+		if p.misses > 0 || short > 0 || float64(p.total) > 1.1*due {
+			t.Errorf("%d refreshes where %.0f are due, %d of them of a token in its first half, and %d tokens ended before", p.total, due, short, p.misses)
+		}
+	})
+}
+
 // A broker whose tokens are due when they are issued, or a moment later, is not asked without end.
 func TestKeeperOfTokensThatAreNeverFresh(t *testing.T) {
 	for life, most := range map[time.Duration]int{-time.Second: 10, time.Nanosecond: 610} {

@@ -188,17 +188,24 @@ func TestKeepers(t *testing.T) {
 			if n := least(); n < cycles {
 				t.Fatalf("an account was renewed %d times, want %d", n, cycles)
 			}
-			total, seconds := 0, map[int64]int{}
+			total, early, seconds := 0, 0, map[int64]int{}
 			for _, grants := range book.grants {
 				total += len(grants)
-				for _, at := range grants {
+				for i, at := range grants {
 					seconds[at.Unix()]++
+					if i > 0 && at.Sub(grants[i-1]) < life*2/5 {
+						early++
+					}
 				}
 			}
 			// A token is due in the last fifth of its life. Keepers renew some before that where many would end together, as
-			// after all these logins at once.
-			if natural := float64(accounts) * float64(took) / float64(life*4/5); float64(total) > 2*natural {
+			// after all these logins at once; but none twice.
+			natural := float64(accounts) * float64(took) / float64(life*4/5)
+			if float64(total) > 1.5*natural+float64(accounts)/4 {
 				t.Errorf("%d refreshes, where %.0f are due", total, natural)
+			}
+			if early > total/20 {
+				t.Errorf("%d of %d tokens were renewed before half of their time was over", early, total)
 			}
 			most := 0
 			for _, n := range seconds {
@@ -208,8 +215,8 @@ func TestKeepers(t *testing.T) {
 				t.Errorf("%d refreshes were refused: a refresh token was spent twice", book.refused)
 			}
 			first := loads - accounts*programs
-			t.Logf("%d accounts, %d programs, %v: %d refreshes, %.1f a second, %d in the busiest; %d loads and %d swaps, %.1f a refresh "+
-				"after the first look; the server counts %d; %d connections", accounts, programs, took.Round(time.Second), total,
+			t.Logf("%d accounts, %d programs, %v: %d refreshes where %.0f are due, %d of them early; %.1f a second, %d in the busiest; %d loads and %d swaps, %.1f a refresh "+
+				"after the first look; the server counts %d; %d connections", accounts, programs, took.Round(time.Second), total, natural, early,
 				float64(total)/took.Seconds(), most, loads, swaps, float64(first+swaps)/float64(total), asked, sessions)
 		})
 	}

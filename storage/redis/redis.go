@@ -89,6 +89,7 @@ var _ brokerauth.Store = (*Store)(nil)
 type Store struct {
 	client redis.UniversalClient
 	prefix string
+	loads  chan struct{} // holds the loads under way
 }
 
 // New returns the store in client's database, which stays the caller's to close. New asks nobody. Keys begin with
@@ -96,12 +97,18 @@ type Store struct {
 //
 // A client that reads from replicas is an error, since what these show may be old, and so is one that spreads keys over
 // servers by itself, a redis.Ring.
+//
+// However many loads wait for a connection, a write is not behind them: they use one connection less than the client's
+// PoolSize, but for the only one.
 func New(client redis.UniversalClient, prefix string) (*Store, error) {
+	var pool int
 	switch c := client.(type) {
 	case nil:
 		return nil, errors.New("redis: there is no client to reach a server with")
 	case *redis.Client:
+		pool = c.Options().PoolSize
 	case *redis.ClusterClient:
+		pool = c.Options().PoolSize
 		if c.Options().ReadOnly {
 			return nil, errors.New("redis: this client reads from replicas, which may be behind: " +
 				"leave ReadOnly, RouteByLatency and RouteRandomly out")
@@ -115,7 +122,8 @@ func New(client redis.UniversalClient, prefix string) (*Store, error) {
 	if prefix == "" {
 		prefix = "brokerauth:"
 	}
-	return &Store{client, prefix}, nil
+	// A token that a broker issued must not wait behind those who ask for one.
+	return &Store{client, prefix, make(chan struct{}, max(1, pool-1))}, nil
 }
 
 // Format prints the prefix alone: the client holds a password.
@@ -129,6 +137,12 @@ func (s *Store) Load(ctx context.Context, key brokerauth.Key) ([]byte, error) {
 	}
 	var record []byte
 	err := bounded(ctx, func(ctx context.Context) (err error) {
+		select {
+		case s.loads <- struct{}{}:
+			defer func() { <-s.loads }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		record, err = s.client.Get(ctx, s.key(key)).Bytes()
 		return err
 	})

@@ -54,6 +54,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"strings"
 	"time"
 
@@ -81,10 +82,14 @@ const (
 type Store struct {
 	db      *sql.DB
 	dialect Dialect
+	loads   chan struct{} // holds the loads under way
 }
 
 // New returns the store in db, which stays the caller's to close. New touches nothing. A Dialect that is none is an
 // error.
+//
+// However many loads wait for a connection, a write is not behind them: they use one connection less than the pool may
+// have by the time of New (see [sql.DB.SetMaxOpenConns]), but for the only one.
 func New(db *sql.DB, dialect Dialect) (*Store, error) {
 	switch {
 	case db == nil:
@@ -92,7 +97,12 @@ func New(db *sql.DB, dialect Dialect) (*Store, error) {
 	case dialect != PostgreSQL && dialect != SQLite:
 		return nil, fmt.Errorf("sqlstore: no dialect is called %q: there are %s and %s", string(dialect), PostgreSQL, SQLite)
 	}
-	return &Store{db, dialect}, nil
+	// A token that a broker issued must not wait behind those who ask for one; of all who wait, a pool serves any.
+	loads := math.MaxInt
+	if most := db.Stats().MaxOpenConnections; most > 0 {
+		loads = max(1, most-1)
+	}
+	return &Store{db, dialect, make(chan struct{}, loads)}, nil
 }
 
 // Format prints which table it is: the database's address may hold a password.
@@ -106,6 +116,12 @@ func (s *Store) Load(ctx context.Context, key brokerauth.Key) ([]byte, error) {
 	}
 	var record []byte
 	err := s.try(ctx, reads, func(ctx context.Context) error {
+		select {
+		case s.loads <- struct{}{}:
+			defer func() { <-s.loads }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		return s.db.QueryRowContext(ctx, s.sql(load), key.String()).Scan(&record)
 	})
 	switch {

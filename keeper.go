@@ -267,7 +267,8 @@ func (k *Keeper) renewed(ctx context.Context, e *kept, key Key) (t *Token, err e
 	case p == nil || p.renew.passed(now):
 		e.known = true
 		if _, err = s.await(ctx, key); err == nil {
-			if p := s.current.Load(); p == nil || p.renew.passed(time.Now()) {
+			// Or somebody else is renewing it, while this one is valid.
+			if p := s.current.Load(); p == nil || p.renew.passed(time.Now()) && !p.token.Issued.Before(now.Round(0)) {
 				err = errStale
 			}
 		}
@@ -304,10 +305,14 @@ func (k *Keeper) plan(e *kept, t *Token, err error) {
 	switch {
 	case p == nil || p.renew.passed(now):
 		k.free(e)
+		from := since
 		if p != nil {
 			t = p.token
+			if !p.dead.passed(now) { // it may be under way elsewhere
+				from += int64(time.Second)
+			}
 		}
-		k.reserve(e, t, k.turn(since), math.MaxInt64)
+		k.reserve(e, t, k.turn(from), math.MaxInt64)
 	case p.renew.wall-now.UnixNano() >= never/2:
 		k.free(e)
 	case e.issued != p.token.Issued.UnixNano() || e.renew <= since || e.renew > since+int64(p.renew.left(now)):

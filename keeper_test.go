@@ -353,6 +353,31 @@ func TestKeepersOfOneHerd(t *testing.T) {
 	})
 }
 
+// A token that somebody else is renewing is no failure: the Keeper comes back for the new one, and tells nobody.
+func TestKeeperLeavesARenewalToItsHolder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t, emulator.Config{Rotate: true, Latency: 15 * time.Second})
+		store := new(memory.Store)
+		one, _ := loggedIn(t, b, store)
+		defer one.Close()
+		mustToken(t, one)
+		two, e := session(b, store)
+		defer two.Close()
+		time.Sleep(26 * time.Minute) // due, and valid
+		go one.Token(t.Context())
+		time.Sleep(time.Second)
+		_, stop := keep(t, two)
+		time.Sleep(2 * time.Second)
+		stop()
+		_, stop = keep(t, two)
+		time.Sleep(time.Minute)
+		stop()
+		if e.has("failed") || refreshes(b) != 1 || !honoured(t, b, mustToken(t, two)) {
+			t.Errorf("%d refreshes, want 1; events %v", refreshes(b), e.kinds())
+		}
+	})
+}
+
 // A broker whose tokens are due when they are issued, or a moment later, is not asked without end.
 func TestKeeperOfTokensThatAreNeverFresh(t *testing.T) {
 	for life, most := range map[time.Duration]int{-time.Second: 10, time.Nanosecond: 610} {

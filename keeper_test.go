@@ -347,7 +347,7 @@ func TestKeepersOfOneHerd(t *testing.T) {
 		}
 		t.Logf("%d refreshes where %.0f are due, %d of them of a token in its first half; at most %d a second, mean %.2f; the store was asked %.1f times a refresh",
 			p.total, due, short, peak, mean, asked)
-		if p.misses > 0 || short > n/100 || float64(p.total) > 1.1*due {
+		if p.misses > 0 || short > p.total/100 || float64(p.total) > 1.1*due {
 			t.Errorf("%d refreshes where %.0f are due, %d of them of a token in its first half, and %d tokens ended before", p.total, due, short, p.misses)
 		}
 	})

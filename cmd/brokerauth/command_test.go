@@ -240,12 +240,12 @@ func TestSettings(t *testing.T) {
 		}
 	})
 	t.Run("files hold secrets", func(t *testing.T) {
-		secret := base.write("run/secret", testSecret+"\n", 0o444)
+		secret := base.write("run/secret", testSecret+"\n", 0o400)
 		p := base.with("SCHWAB_APP_SECRET", "", "SCHWAB_APP_SECRET_FILE", secret)
 		wantAll(t, p.must(3, "token", "schwab").errors, "brokerauth login schwab")
 		wantAll(t, base.with("SCHWAB_APP_SECRET_FILE", secret).must(2, "token", "schwab").errors, "SCHWAB_APP_SECRET_FILE")
 		wantAll(t, p.with("SCHWAB_APP_SECRET_FILE", secret+"x").must(2, "token", "schwab").errors, "SCHWAB_APP_SECRET_FILE")
-		empty := base.write("run/empty", "\n", 0o444)
+		empty := base.write("run/empty", "\n", 0o400)
 		wantAll(t, p.with("SCHWAB_APP_SECRET_FILE", empty).must(2, "token", "schwab").errors, "SCHWAB_APP_SECRET_FILE", "empty")
 	})
 }

@@ -216,6 +216,7 @@ func (d *doctor) checkSettings() {
 		if found, err = loadSettings(d.a.profile, d.a.named); err != nil {
 			found = &settings{profile: d.a.profile, sources: []source{{"the environment", os.Getenv}}}
 		}
+		found.warn = d.a.warn
 		d.a.found = found
 	}
 	d.found = found

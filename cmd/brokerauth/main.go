@@ -251,6 +251,9 @@ func (a *app) complain(err error) {
 		return
 	}
 	text := forPeople(err)
+	if e, ok := errors.AsType[unreachable](err); ok && e.noKeyring() && !strings.Contains(err.Error(), "\n") {
+		text = e.Error() // whatever it was wanted for
+	}
 	if exitCode(err) == 130 {
 		text = "interrupted"
 		if joined, ok := err.(interface{ Unwrap() []error }); ok {

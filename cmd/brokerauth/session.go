@@ -89,7 +89,7 @@ func lost(b broker, store keptStore) error {
 // tell says what a person should know of where settings came from.
 func (a *app) tell(s *settings) {
 	if text := s.told(); text != "" {
-		fmt.Fprintln(a.err, "brokerauth: "+text)
+		a.warn(text)
 	}
 }
 

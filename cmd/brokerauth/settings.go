@@ -26,9 +26,11 @@ const maxSettings = 64 << 10
 // settings are where settings come from, for one profile.
 type settings struct {
 	profile string
-	sources []source // the first one that has a name counts
-	borrows []string // names whose values ./.env gave
-	open    bool     // ./.env can be read by other users
+	sources []source          // the first one that has a name counts
+	borrows []string          // names whose values ./.env gave
+	open    bool              // ./.env can be read by other users
+	exposed []string          // files of secrets that can be, too, as warn has been told
+	warn    func(text string) // nil: nobody is told
 }
 
 // source is one place that settings come from.
@@ -75,9 +77,12 @@ func (a *app) settings() (*settings, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
+	found.warn = a.warn
 	a.found, a.debug = found, log != ""
 	return found, nil
 }
+
+func (a *app) warn(text string) { fmt.Fprintln(a.err, "brokerauth: "+text) }
 
 // settingsHelp tells of all settings.
 func settingsHelp() string {
@@ -329,9 +334,28 @@ func (s *settings) find(name string) (value, from string, err error) {
 		if value = strings.TrimSpace(string(text)); value == "" {
 			return "", "", fmt.Errorf("%s_FILE: %s is empty", name, path)
 		}
+		if s.warn != nil && !slices.Contains(s.exposed, path) && carelesslyOpen(f) {
+			s.exposed = append(s.exposed, path)
+			s.warn(fmt.Sprintf("%s_FILE: %s can be read or written by other users: run: chmod 600 %[2]q", name, path))
+		}
 		return value, path, nil
 	}
 	return "", "", nil
+}
+
+// carelesslyOpen reports whether other users can get at a file of secrets, which this one may change. Those that Docker,
+// Kubernetes and systemd hand over are read-only, and often of mode 0444: nobody else is there to read them.
+func carelesslyOpen(f *os.File) bool {
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() || runtime.GOOS == "windows" || info.Mode().Perm()&0o077 == 0 {
+		return false
+	}
+	writable, err := os.OpenFile(f.Name(), os.O_WRONLY, 0)
+	if err != nil {
+		return false
+	}
+	writable.Close()
+	return true
 }
 
 // told is what a person should know about the use of ./.env; empty: nothing.

@@ -304,10 +304,13 @@ func (a *app) allStores(ctx context.Context, s *settings) (stores []keptStore, e
 const unnamed = "nobody has named a store, and this is the default: name another, such as --store disk:DIR for plain files " +
 	"that only you can read, or --store disk for those in the usual folder"
 
-// noKeyring is where the default store does not exist.
-const noKeyring = "no keyring can be reached, as is usual over SSH, in containers and in services: run this in a desktop session, or " +
-	"name another store, such as --store disk:DIR, or --store disk for the usual folder, whose files only you can read; " +
-	"BROKERAUTH_STORE=disk names it for all commands"
+// What a person reads where no keyring is running, as on a server: first of all if nobody has named a store.
+const (
+	noKeyring        = "name a store, such as --store disk:DIR (files that only you can read) or BROKERAUTH_STORE=disk: no keyring can be reached here"
+	noNamedKeyring   = "no keyring can be reached here: run this in a desktop session, or name another store, such as disk:DIR"
+	noKeyringOfLogin = "the login went to the keyring, and no keyring can be reached here: run this in a desktop session, or there: " +
+		"brokerauth store move keyring disk:DIR"
+)
 
 func movable(name string) string {
 	return fmt.Sprintf("the login went to the store %s: use it where that is in reach, or there move it to one that is in reach here, "+
@@ -321,7 +324,7 @@ func (a *app) openOnce(ctx context.Context, s *settings, name, todo string) (kep
 	}
 	store, err := a.openNamed(ctx, s, name)
 	if err != nil {
-		return store, outOfReach(err, todo)
+		return store, outOfReach(err, name, todo)
 	}
 	store.Store = reached{store.Store, store.name, todo}
 	if a.opened == nil {
@@ -351,14 +354,24 @@ func (a *app) openForTokens(ctx context.Context, s *settings, broker string) (ke
 // unreachable is the error of a store, not a broker, that cannot be reached now.
 type unreachable struct {
 	error
-	todo string
+	name, todo string
+}
+
+// noKeyring reports whether there is no keyring, rather than one that is locked or the like.
+func (e unreachable) noKeyring() bool {
+	return e.name == "keyring" && errors.Is(e.error, errors.ErrUnsupported)
 }
 
 func (e unreachable) Error() string {
 	text := strings.TrimSuffix(e.error.Error(), ": "+brokerauth.ErrUnavailable.Error())
+	absent := e.noKeyring()
 	switch {
-	case (e.todo == unnamed || e.todo == "") && errors.Is(e.error, errors.ErrUnsupported):
-		return noKeyring // the first thing that a person on a server reads
+	case absent && e.todo == "":
+		return noNamedKeyring
+	case absent && e.todo == unnamed:
+		return noKeyring
+	case absent:
+		return noKeyringOfLogin
 	case e.todo == "":
 		return text
 	}
@@ -367,9 +380,9 @@ func (e unreachable) Error() string {
 
 func (e unreachable) Unwrap() error { return e.error }
 
-func outOfReach(err error, todo string) error {
+func outOfReach(err error, name, todo string) error {
 	if _, already := errors.AsType[unreachable](err); !already && errors.Is(err, brokerauth.ErrUnavailable) {
-		return unreachable{err, todo}
+		return unreachable{err, name, todo}
 	}
 	return err
 }
@@ -382,12 +395,12 @@ type reached struct {
 
 func (s reached) Load(ctx context.Context, key brokerauth.Key) ([]byte, error) {
 	record, err := s.Store.Load(ctx, key)
-	return record, outOfReach(err, s.todo)
+	return record, outOfReach(err, s.name, s.todo)
 }
 
 func (s reached) CompareAndSwap(ctx context.Context, key brokerauth.Key, old, new []byte) (bool, error) {
 	swapped, err := s.Store.CompareAndSwap(ctx, key, old, new)
-	return swapped, outOfReach(err, s.todo)
+	return swapped, outOfReach(err, s.name, s.todo)
 }
 
 // Keys is errors.ErrUnsupported of a store that has no such method, and so is SetAside.
@@ -399,7 +412,7 @@ func (s reached) Keys(ctx context.Context) ([]brokerauth.Key, error) {
 		return nil, fmt.Errorf("the store %s cannot list its logins: name a broker and set its settings: %w", s.name, errors.ErrUnsupported)
 	}
 	keys, err := lister.Keys(ctx)
-	return keys, outOfReach(err, s.todo)
+	return keys, outOfReach(err, s.name, s.todo)
 }
 
 func (s reached) SetAside(ctx context.Context, key brokerauth.Key) (string, error) {
@@ -410,7 +423,7 @@ func (s reached) SetAside(ctx context.Context, key brokerauth.Key) (string, erro
 		return "", fmt.Errorf("the store %s cannot move a record away: delete it there: %w", s.name, errors.ErrUnsupported)
 	}
 	where, err := mover.SetAside(ctx, key)
-	return where, outOfReach(err, s.todo)
+	return where, outOfReach(err, s.name, s.todo)
 }
 
 func (s reached) Where(key brokerauth.Key) string {

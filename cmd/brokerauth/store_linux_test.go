@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -78,9 +79,23 @@ const noBus = "unix:path=/nonexistent/bus"
 func TestNoKeyring(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, emulator.Config{}).with("BROKERAUTH_STORE", "", "DBUS_SESSION_BUS_ADDRESS", noBus)
-	for _, args := range [][]string{{"login", "schwab"}, {"token", "schwab"}, {"status"}, {"status", "schwab"}, {"logout", "schwab"}} {
-		wantAll(t, p.must(1, args...).errors, "no keyring can be reached", "--store disk:")
+	absent := func(args ...string) string {
+		t.Helper()
+		text := p.must(1, args...).errors
+		wantAll(t, text, "no keyring can be reached", "disk:DIR")
+		if strings.Contains(text, "unix") || strings.Contains(text, "unsupported") || len(text) > 200 {
+			t.Errorf("brokerauth %s: a person should read of the remedy, and little else:\n%s", strings.Join(args, " "), text)
+		}
+		return text
 	}
+	for _, args := range [][]string{{"login", "schwab"}, {"token", "schwab"}, {"status"}, {"status", "schwab"}, {"logout", "schwab"}} {
+		text := absent(args...)
+		if remedy, fault := strings.Index(text, "--store disk:DIR"), strings.Index(text, "no keyring"); remedy < 0 || remedy > fault {
+			t.Errorf("brokerauth %s: the remedy does not come first: %s", strings.Join(args, " "), text)
+		}
+	}
+	absent("token", "schwab", "--store", "keyring")
+	absent("store", "move", "keyring", "disk")
 	if n, files := len(p.broker.Requests()), p.stored(); n != 0 || len(files) != 0 {
 		t.Errorf("the broker was asked %d times, and %q stored", n, files)
 	}
@@ -100,6 +115,8 @@ func TestNoKeyring(t *testing.T) {
 	p.must(0, "logout", "schwab")
 	p.must(3, "token", "schwab")
 	p.must(0, "login", "schwab") // it stays the profile's
+	p.must(0, "token", "schwab")
+	absent("store", "move", "disk:"+dir, "keyring")
 	p.must(0, "token", "schwab")
 }
 
@@ -127,7 +144,10 @@ func TestKeyringStore(t *testing.T) {
 
 	cron := p.with("DBUS_SESSION_BUS_ADDRESS", noBus)
 	for _, args := range [][]string{{"token", "schwab"}, {"status", "schwab"}, {"status"}, {"refresh", "schwab"}, {"logout", "schwab"}} {
-		wantAll(t, cron.must(1, args...).errors, "brokerauth store move keyring disk:DIR")
+		text := cron.must(1, args...).errors
+		if wantAll(t, text, "brokerauth store move keyring disk:DIR"); strings.Contains(text, "unix") || len(text) > 300 {
+			t.Errorf("brokerauth %s: a person should read of the remedy, and little else:\n%s", strings.Join(args, " "), text)
+		}
 	}
 	// To files, and back.
 	before, err := store.Load(t.Context(), keys[0])
@@ -204,6 +224,43 @@ func TestSealedStore(t *testing.T) {
 	}
 	set.quiet()
 	p.quiet()
+}
+
+// A file of secrets that other users can read is told of, once, if this user can mend it: one that is mounted read-only
+// was handed over by Docker or the like.
+func TestOpenSecretFiles(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can mount what Docker does")
+	}
+	p := newPlace(t, emulator.Config{})
+	const told = "can be read or written by other users: run: chmod 600"
+	secrets := filepath.Join(p.dir, "secrets")
+	secret, words := p.write("secrets/app", testSecret, 0o600), p.write("secrets/words", "correct horse battery staple", 0o600)
+	store := p.write("secrets/store", "sealed+disk:"+filepath.Join(p.dir, "sealed"), 0o600)
+	p = p.with("SCHWAB_APP_SECRET", "", "SCHWAB_APP_SECRET_FILE", secret, "BROKERAUTH_PASSPHRASE_FILE", words,
+		"BROKERAUTH_STORE", "", "BROKERAUTH_STORE_FILE", store)
+	check := func(want ...string) {
+		t.Helper()
+		text := p.must(0, "token", "schwab").errors
+		wantAll(t, text, want...)
+		if n := strings.Count(text, told); n != len(want) {
+			t.Errorf("told of %d open files, want %d:\n%s", n, len(want), text)
+		}
+	}
+	p.login()
+	check()
+	if err := errors.Join(os.Chmod(secret, 0o444), os.Chmod(words, 0o602), os.Chmod(store, 0o640)); err != nil {
+		t.Fatal(err)
+	}
+	check("SCHWAB_APP_SECRET_FILE: "+secret+" "+told, "BROKERAUTH_PASSPHRASE_FILE: "+words+" "+told, "BROKERAUTH_STORE_FILE: "+store+" "+told)
+	if err := syscall.Mount(secrets, secrets, "", syscall.MS_BIND, ""); err != nil {
+		t.Skipf("root cannot mount here, as in most containers: %v", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(secrets, syscall.MNT_DETACH) })
+	if err := syscall.Mount("", secrets, "", syscall.MS_REMOUNT|syscall.MS_BIND|syscall.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	check()
 }
 
 // What a person types at a terminal is the passphrase, and nothing of it shows.
@@ -287,6 +344,14 @@ func TestStoreMove(t *testing.T) {
 	wantAll(t, r.errors, "p3", "another login")
 	if left := records(from); len(left) != 1 || len(records(to)) != len(all)+1 {
 		t.Errorf("%d are left", len(left))
+	}
+	// A name that is misspelt is not taken for a place that is empty, and nothing is made there.
+	misspelt := filepath.Join(p.dir, "misspelt")
+	for _, name := range []string{"sqlite:", "sealed+sqlite:", "disk:", "sealed+disk:"} {
+		wantAll(t, p.must(1, "store", "move", name+misspelt, "disk:"+to).errors, misspelt+" does not exist")
+		if _, err := os.Lstat(misspelt); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("moving from %s made it: %v", name, err)
+		}
 	}
 	for _, bad := range [][]string{{"disk:" + from, "disk:" + from}, {"memory", "disk:" + from}, {"disk:" + from, "memory"}, {"disk:" + from}, {"nowhere", "disk"}} {
 		p.must(2, append([]string{"store", "move"}, bad...)...)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"time"
 
@@ -58,6 +59,9 @@ func (a *app) moveAll(ctx context.Context, fromName, toName string) error {
 			return usageError{errors.New("the store memory ends with this command: nothing can be moved from or to it")}
 		}
 	}
+	if err := mustExist(fromName); err != nil {
+		return err
+	}
 	from, err := a.openOnce(ctx, found, fromName, "")
 	if err != nil {
 		return err
@@ -95,6 +99,22 @@ func (a *app) moveAll(ctx context.Context, fromName, toName string) error {
 		a.say("%s: moved: %s", a.who(key), moved)
 	}
 	return failed
+}
+
+// mustExist is an error if the store's own file or folder is missing, as where its name is misspelt: nobody must take that for
+// a store from which all has been moved.
+func mustExist(name string) error {
+	name = strings.TrimPrefix(name, "sealed+")
+	for _, prefix := range []string{"sqlite:", "disk:"} {
+		path, ok := strings.CutPrefix(name, prefix)
+		if !ok || path == "" || path[0] == '~' {
+			continue // a name that makes no sense is told of as such
+		}
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s does not exist, so there is nothing to move: look how it is spelt", path)
+		}
+	}
+	return nil
 }
 
 // onePlace reports whether what is written to one store is in the other. Names do not tell: a folder may have several, by

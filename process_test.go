@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -47,6 +48,7 @@ func play(role string) {
 	}
 	bufio.NewReader(os.Stdin).ReadString('\n')
 	for {
+		heldUp := watchStalls()
 		began := time.Now()
 		var t *brokerauth.Token
 		if role == "token" {
@@ -54,6 +56,7 @@ func play(role string) {
 		} else {
 			t, err = s.Refresh(context.Background(), nil)
 		}
+		took, stall := time.Since(began).Milliseconds(), heldUp().Milliseconds()
 		kind := "failed"
 		switch {
 		case err == nil:
@@ -62,11 +65,34 @@ func play(role string) {
 			kind = "unavailable"
 			fallthrough
 		default:
-			fmt.Println(kind, time.Since(began).Milliseconds(), err)
+			fmt.Println(kind, took, stall, err)
 		}
 		if role == "token" {
 			return
 		}
+	}
+}
+
+// watchStalls returns a function that ends the watch and says for how long the machine has let this process lie at most.
+func watchStalls() (longest func() time.Duration) {
+	end, ended := make(chan bool), make(chan time.Duration)
+	go func() {
+		const nap = 50 * time.Millisecond
+		var worst time.Duration
+		for {
+			began := time.Now()
+			select {
+			case <-end:
+				ended <- worst
+				return
+			case <-time.After(nap):
+				worst = max(worst, time.Since(began)-nap)
+			}
+		}
+	}()
+	return func() time.Duration {
+		close(end)
+		return <-ended
 	}
 }
 
@@ -183,11 +209,18 @@ func TestManyProcessesAtABrokerThatIsDown(t *testing.T) {
 			b, s, baseURL, dir := served(t, emulator.Config{})
 			expire(t, s)
 			b.Inject(fault)
-			for _, line := range together(t, 32, baseURL, dir) {
-				var took time.Duration
-				if _, err := fmt.Sscanf(line, "unavailable %d", &took); err != nil || took*time.Millisecond > 35*time.Second {
+			said := together(t, 32, baseURL, dir)
+			took, stalls := make([]int, len(said)), make([]int, len(said))
+			for i, line := range said {
+				if _, err := fmt.Sscanf(line, "unavailable %d %d", &took[i], &stalls[i]); err != nil {
 					t.Errorf("a process said %q", line)
 				}
+			}
+			// By each process's own clock: the token call's 20 seconds and one more. Between one and the answer stand a
+			// claim, a timer, a save and a look at what was saved, and a busy machine may let whoever does it lie at each.
+			slowest, most := slices.Max(took), 21_000+4*slices.Max(stalls)
+			if t.Logf("the last of 32 processes was answered after %d ms, and %d were allowed", slowest, most); slowest > most {
+				t.Errorf("a process was answered after %d ms, want at most %d", slowest, most)
 			}
 			if n := refreshes(b); n > 2 {
 				t.Errorf("%d requests, want at most 2", n)

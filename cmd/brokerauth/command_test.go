@@ -707,7 +707,7 @@ func TestDemo(t *testing.T) {
 	p.write(".env", "SCHWAB_BASE_URL=http://127.0.0.1:1\n", 0o600)
 	began := time.Now()
 	r := p.must(0, "demo")
-	if took := time.Since(began); took > time.Minute {
+	if took := time.Since(began); took > time.Minute { // .ci/run holds it to 15 seconds, where nothing else runs
 		t.Errorf("it took %s", took)
 	}
 	wantAll(t, strings.Join(strings.Fields(r.out), " "), "5 processes", "broker saw 1 refresh", "the 7 days of this login are over",

@@ -174,7 +174,7 @@ func TestNetworkFileSystem(t *testing.T) {
 		t.Skip("only root can mount a file system of this test's own")
 	}
 	dir := t.TempDir()
-	mountFUSE(t, dir)
+	mountFUSE(t, dir, 0)
 	store := open(t, dir)
 	if swapped, err := store.CompareAndSwap(t.Context(), key, nil, []byte("a")); swapped || !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("CompareAndSwap on FUSE = %v, %v, want errors.ErrUnsupported", swapped, err)
@@ -193,8 +193,31 @@ func TestNetworkFileSystem(t *testing.T) {
 	}
 }
 
-// mountFUSE mounts an empty folder of this user's by the FUSE protocol (include/uapi/linux/fuse.h), read-only.
-func mountFUSE(t *testing.T, dir string) {
+// A file system without locks is told of: to go on without one would be to lose logins.
+func TestFileSystemWithoutLocks(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can mount a file system of this test's own")
+	}
+	for _, errno := range []syscall.Errno{syscall.ENOLCK, syscall.EOPNOTSUPP, syscall.ENOSYS} {
+		t.Run(errno.Error(), func(t *testing.T) {
+			dir := t.TempDir()
+			mountFUSE(t, dir, errno)
+			store := open(t, dir)
+			store.AllowNetwork = true
+			swapped, err := store.CompareAndSwap(t.Context(), key, nil, []byte("a"))
+			if swapped || !errors.Is(err, errors.ErrUnsupported) || !errors.Is(err, errno) || !strings.Contains(err.Error(), filepath.Join(dir, ".lock")) {
+				t.Errorf("CompareAndSwap where locks fail by %q = %v, %v, want errors.ErrUnsupported and the lock's name", errno, swapped, err)
+			}
+			if _, err := store.SetAside(t.Context(), key); !errors.Is(err, errors.ErrUnsupported) {
+				t.Errorf("SetAside where locks fail by %q: %v, want errors.ErrUnsupported", errno, err)
+			}
+		})
+	}
+}
+
+// mountFUSE mounts a folder of this user's by the FUSE protocol (include/uapi/linux/fuse.h), read-only. It is empty or,
+// with unlockable, has a lock file, to lock which fails so.
+func mountFUSE(t *testing.T, dir string, unlockable syscall.Errno) {
 	t.Helper()
 	fd, err := syscall.Open("/dev/fuse", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
 	if err != nil {
@@ -208,7 +231,7 @@ func mountFUSE(t *testing.T, dir string) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		serveFUSE(fd)
+		serveFUSE(fd, unlockable)
 	}()
 	t.Cleanup(func() {
 		// Without the last mount, the server's read ends.
@@ -221,9 +244,26 @@ func mountFUSE(t *testing.T, dir string) {
 	})
 }
 
-func serveFUSE(fd int) {
-	const lookup, forget, getattr, statfs, initialise, opendir, releasedir, batchForget = 1, 2, 3, 17, 26, 27, 29, 42
+func serveFUSE(fd int, unlockable syscall.Errno) {
+	const (
+		lookup, forget, getattr, openFile, statfs, release, flush = 1, 2, 3, 14, 17, 18, 25
+		initialise, opendir, releasedir, setLock, waitLock        = 26, 27, 29, 32, 33
+		batchForget                                               = 42
+
+		folder, lock = 1, 2 // the inodes
+		sendLocks    = 1<<1 | 1<<10
+	)
 	ne := binary.NativeEndian
+	attributes := func(inode uint64) []byte {
+		attr := make([]byte, 88)
+		ne.PutUint64(attr, inode)
+		if ne.PutUint32(attr[60:], syscall.S_IFREG|0o600); inode == folder {
+			ne.PutUint32(attr[60:], syscall.S_IFDIR|0o700)
+		}
+		ne.PutUint32(attr[64:], 2)
+		ne.PutUint32(attr[68:], uint32(os.Getuid()))
+		return attr
+	}
 	request := make([]byte, 1<<17)
 	for {
 		n, err := syscall.Read(fd, request)
@@ -240,22 +280,26 @@ func serveFUSE(fd int) {
 			body = make([]byte, 64)
 			ne.PutUint32(body, 7)
 			ne.PutUint32(body[4:], 31)
-			ne.PutUint32(body[20:], 4096) // the largest write
+			if ne.PutUint32(body[20:], 4096); unlockable != 0 { // the largest write
+				ne.PutUint32(body[12:], sendLocks)
+			}
 		case getattr:
-			body = make([]byte, 104)
-			ne.PutUint64(body[16:], 1)
-			ne.PutUint32(body[76:], syscall.S_IFDIR|0o700)
-			ne.PutUint32(body[80:], 2)
-			ne.PutUint32(body[84:], uint32(os.Getuid()))
+			body = append(make([]byte, 16), attributes(ne.Uint64(request[16:]))...)
 		case statfs:
 			body = make([]byte, 80)
-		case opendir:
+		case opendir, openFile:
 			body = make([]byte, 16)
-		case releasedir:
+		case release, releasedir, flush:
+		case setLock, waitLock:
+			errno = unlockable
 		case forget, batchForget:
 			continue // these take no answer
 		case lookup:
-			errno = syscall.ENOENT
+			if errno = syscall.ENOENT; unlockable != 0 && string(bytes.TrimRight(request[40:n], "\x00")) == ".lock" {
+				errno = 0
+				body = append(make([]byte, 40), attributes(lock)...)
+				ne.PutUint64(body, lock)
+			}
 		default:
 			errno = syscall.EROFS
 		}

@@ -474,6 +474,46 @@ func TestStaleTempsAreSwept(t *testing.T) {
 	}
 }
 
+// What the clock said when something was written makes no difference: it may have been set back since.
+func TestClockSetBack(t *testing.T) {
+	dir := t.TempDir()
+	store := open(t, dir)
+	mustSwap(t, store, key, nil, []byte("a"))
+	var places []string
+	for range 2 {
+		where, err := store.SetAside(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		places = append(places, where)
+		mustSwap(t, store, key, nil, []byte("b"))
+	}
+	stale, ahead := filepath.Join(dir, ".new-"+rand.Text()), strconv.FormatInt(time.Now().Add(24*time.Hour).Unix(), 10)
+	if err := errors.Join(os.WriteFile(stale, []byte("a secret"), 0o600), os.Rename(places[1], strings.TrimSuffix(place(store, key), ".json")+".bad."+ahead)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append(names(t, dir), ".lock") {
+		if err := os.Chtimes(filepath.Join(dir, name), time.Now().Add(24*time.Hour), time.Now().Add(24*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	store = open(t, dir)
+	mustHold(t, store, key, []byte("b"))
+	mustSwap(t, store, key, []byte("b"), []byte("c"))
+	if _, err := os.Stat(stale); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what a killed writer left in the future is still there: %v", err)
+	}
+	if _, err := store.SetAside(t.Context(), key); err != nil {
+		t.Error(err)
+	}
+	mustSwap(t, store, key, nil, []byte("d"))
+	mustHold(t, open(t, dir), key, []byte("d"))
+	mustSwap(t, store, key, []byte("d"), nil)
+	if left := names(t, dir); len(left) > 0 {
+		t.Errorf("after the deletion there are %q", left)
+	}
+}
+
 func TestManyProcessesCount(t *testing.T) {
 	dir := t.TempDir()
 	const processes = 16

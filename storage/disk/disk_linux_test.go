@@ -160,9 +160,7 @@ func serveMount(t *testing.T, dir string, command []string) {
 		}
 	}
 	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Errorf("unmount: %v", err)
-			syscall.Unmount(dir, syscall.MNT_DETACH|syscall.MNT_FORCE)
+		if !unmount(t, dir) {
 			cmd.Process.Kill()
 		}
 		<-ended
@@ -234,14 +232,24 @@ func mountFUSE(t *testing.T, dir string, unlockable syscall.Errno) {
 		serveFUSE(fd, unlockable)
 	}()
 	t.Cleanup(func() {
-		// Without the last mount, the server's read ends.
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Errorf("unmount: %v", err)
-			syscall.Unmount(dir, syscall.MNT_DETACH|syscall.MNT_FORCE)
-		}
+		unmount(t, dir) // without the last mount, the server's read ends
 		<-done
 		syscall.Close(fd)
 	})
+}
+
+// unmount waits for whoever looks through folders of temporary files.
+func unmount(t *testing.T, dir string) (ok bool) {
+	t.Helper()
+	err := syscall.Unmount(dir, 0)
+	for end := time.Now().Add(30 * time.Second); errors.Is(err, syscall.EBUSY) && time.Now().Before(end); err = syscall.Unmount(dir, 0) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err != nil {
+		t.Errorf("unmount: %v", err)
+		syscall.Unmount(dir, syscall.MNT_DETACH|syscall.MNT_FORCE)
+	}
+	return err == nil
 }
 
 func serveFUSE(fd int, unlockable syscall.Errno) {

@@ -16,12 +16,11 @@ import (
 )
 
 func main() {
-	if err := write(os.Args[1]); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+	fmt.Fprintln(os.Stderr, write(os.Args[1]))
+	os.Exit(1)
 }
 
+// write returns why it cannot go on.
 func write(dir string) error {
 	store, err := disk.New(dir)
 	if err != nil {

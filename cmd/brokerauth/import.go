@@ -280,7 +280,7 @@ type importError struct{ error }
 func (e importError) Unwrap() error { return e.error }
 
 func (e importError) Error() string {
-	text := withoutPackage(e.error)
+	text := strings.TrimSuffix(withoutPackage(e.error), ": "+brokerauth.ErrCorrupt.Error()) // which is of records
 	if strings.HasSuffix(text, "name the broker") {
 		text += " by --broker"
 	}

@@ -289,7 +289,7 @@ func forPeople(err error) string {
 		text = strings.ReplaceAll(strings.TrimPrefix(text, prefix+": "), ": "+prefix+": ", ": ")
 	}
 	text = strings.ReplaceAll(text, ": "+errors.ErrUnsupported.Error(), "")
-	for _, sentinel := range []error{brokerauth.ErrUnavailable, brokerauth.ErrCorrupt, brokerauth.ErrRejected} {
+	for _, sentinel := range []error{brokerauth.ErrUnavailable, brokerauth.ErrRejected} {
 		text = strings.TrimSuffix(text, ": "+sentinel.Error())
 	}
 	// Behind a command line to run, a person might take it for a part of that.

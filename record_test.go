@@ -120,8 +120,10 @@ func TestTokenBelievesBothClocks(t *testing.T) {
 	} {
 		s, now := new(Session), time.Now()
 		s.current.Store(newPublished(aToken(), Info{}, now))
-		if s.fresh() == nil || s.fresh() == nil {
-			t.Fatal("a token of half an hour is not fresh")
+		for range 2 { // by a look at both clocks, and by one at the monotonic one
+			if s.fresh() == nil {
+				t.Fatal("a token of half an hour is not fresh")
+			}
 		}
 		if due(s.current.Load()); s.fresh() != nil {
 			t.Errorf("%s: the token is still handed out", name)

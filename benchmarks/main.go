@@ -4,7 +4,7 @@
 //
 // It runs the benchmarks that stand beside the code and those of the peers in this folder, several rounds of all of them
 // in turn, and gives the median of each round's ratio: what the machine does otherwise then bears on both sides alike.
-// It takes about four minutes, with -rounds 3 less than three, and a quiet machine.
+// It takes about four minutes, with -rounds 3 three, and a quiet machine.
 package main
 
 import (
@@ -136,7 +136,7 @@ func measure(rounds int) error {
 			}
 		}
 	}
-	fmt.Printf("%s, %d cores, %s, %s; medians of %d rounds\n\n", cpu, runtime.NumCPU(), runtime.GOOS, runtime.Version(), rounds)
+	fmt.Printf("%s, %d cores, %s, %s; medians of %d rounds\n\n", strings.TrimSpace(cpu), runtime.NumCPU(), runtime.GOOS, runtime.Version(), rounds)
 	fmt.Println("| what | figure | lowest to highest | goal | met |")
 	fmt.Println("| --- | --- | --- | --- | --- |")
 	for _, r := range rows {

@@ -85,7 +85,7 @@ func FuzzParseEnv(f *testing.F) {
 // Whatever a password is, and however little it was escaped, the name that is shown of its store does not hold it.
 func FuzzShown(f *testing.F) {
 	for _, password := range []string{"a", "a@b", "1/a", "a?b", "2#a", "%zz", "a:b", "]", "a@1/b", "a&password=b", "\x00", "1?a=b@c"} {
-		for _, rest := range []string{"@db.example/logins", "@[::1]:6379/0?addr=h:1", "/x"} {
+		for _, rest := range []string{"@db.example/logins", "@[::1]:6379/0?addr=h:1"} {
 			f.Add("postgres", "me", password, rest)
 		}
 	}
@@ -93,7 +93,7 @@ func FuzzShown(f *testing.F) {
 		const mark = "S3CRET"
 		if strings.Trim(scheme, "abcdefghijklmnopqrstuvwxyz+") != "" || scheme == "" || strings.ContainsAny(user, "/?#@:") ||
 			strings.Contains(scheme+user+rest, mark) || !strings.HasPrefix(rest, "@") {
-			t.Skip()
+			return
 		}
 		if got := shown(scheme + "://" + user + ":" + password + mark + rest); strings.Contains(got, mark) {
 			t.Errorf("%q is shown as %q", password+mark+rest, got)

@@ -331,10 +331,10 @@ func TestKeepersOfOneHerd(t *testing.T) {
 		}
 		before := store.asked.Load()
 		time.Sleep(over)
-		asked := float64(store.asked.Load()-before) / float64(p.total)
 		for _, stop := range stops {
 			stop()
 		}
+		asked := float64(store.asked.Load()-before) / float64(p.total)
 		peak, mean := p.load(over)
 		due := n * float64(over) / float64(life-5*time.Minute)
 		short := 0

@@ -58,7 +58,7 @@ func (r *refresh) run() (*Token, error) {
 	}
 	poll := poll{began: r.began}
 	for {
-		raw, rec, err := r.look()
+		raw, rec, err := r.read()
 		if err != nil {
 			return nil, r.orClosed(err)
 		}
@@ -129,7 +129,7 @@ func (r *refresh) absent(rec *record) error {
 func (r *refresh) claimToken() ([]byte, *record, error) {
 	poll := poll{began: r.began}
 	for {
-		raw, rec, err := r.look()
+		raw, rec, err := r.read()
 		if err != nil {
 			return nil, nil, err
 		}
@@ -302,9 +302,9 @@ func lastHour(times []time.Time, now time.Time) []time.Time {
 	return slices.DeleteFunc(slices.Clone(times), func(t time.Time) bool { return now.Sub(t).Abs() >= time.Hour })
 }
 
-// look loads the record. A claim that was seen does not age while the store cannot be reached, or is busy: where this
+// read loads the record. A claim that was seen does not age while the store cannot be reached, or is busy: where this
 // process waits for it, the holder of the claim may wait to save what the broker has answered.
-func (r *refresh) look() ([]byte, *record, error) {
+func (r *refresh) read() ([]byte, *record, error) {
 	asked := time.Now()
 	raw, rec, err := r.load(r.waiting, r.key)
 	r.mu.Lock()

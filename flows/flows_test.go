@@ -772,16 +772,20 @@ func TestPortInUse(t *testing.T) {
 				}
 				defer l.Close()
 				out := new(text)
-				begin := time.Now()
-				err = flow(&flows.Options{In: noInput, Out: out, Open: func(context.Context, string) error {
-					t.Error("a browser was opened")
-					return nil
-				}})(t.Context(), login, saved)
-				if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), port) || !strings.Contains(err.Error(), "paste") {
-					t.Errorf("the flow: %v, want EADDRINUSE, the port and the paste flow", err)
+				quickest := time.Hour // of three, as this machine may be busy
+				for range 3 {
+					begin := time.Now()
+					err = flow(&flows.Options{In: noInput, Out: out, Open: func(context.Context, string) error {
+						t.Error("a browser was opened")
+						return nil
+					}})(t.Context(), login, saved)
+					if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), port) || !strings.Contains(err.Error(), "paste") {
+						t.Errorf("the flow: %v, want EADDRINUSE, the port and the paste flow", err)
+					}
+					quickest = min(quickest, time.Since(begin))
 				}
-				if took := time.Since(begin); took > 30*time.Second {
-					t.Errorf("it took %s to notice", took)
+				if quickest > time.Second {
+					t.Errorf("it took %s to notice", quickest)
 				}
 				if out.String() != "" {
 					t.Errorf("an address was shown that nobody listens at:\n%s", out)

@@ -143,8 +143,10 @@ func (t *transport) sign(req *http.Request, p *published) *http.Request {
 	if c.Header = maps.Clone(req.Header); c.Header == nil {
 		c.Header = make(http.Header, 2)
 	}
-	if _, own := c.Header["User-Agent"]; t.userAgent != nil && !own {
-		c.Header["User-Agent"] = t.userAgent[:1:1]
+	if t.userAgent != nil {
+		if _, own := c.Header["User-Agent"]; !own {
+			c.Header["User-Agent"] = t.userAgent[:1:1]
+		}
 	}
 	c.Header["Authorization"] = p.header[:1:1]
 	return &c

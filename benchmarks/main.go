@@ -56,7 +56,8 @@ var suites = []struct {
 	alone            bool // on one core; what it reports has that behind its name
 	once             bool // in the first round: it counts, and measures no time
 }{
-	{dir: "..", bench: "^Benchmark(Token|TokenParallel|Transport)$", time: "300ms"},
+	{dir: "..", bench: "^Benchmark(Token|TokenParallel)$", time: "300ms"},
+	{dir: "..", bench: "^BenchmarkTransport$", time: "5x"},
 	{dir: "..", bench: "^BenchmarkTokenParallel$/^session$", time: "300ms", alone: true},
 	{dir: "..", bench: "^BenchmarkStorm$", time: "5x"},
 	{dir: "..", bench: "^BenchmarkKeeper$", time: "1x", once: true},
@@ -74,9 +75,9 @@ var rows = []row{
 	{what: "its allocations", of: figure{"Token/session", "allocs/op"}, goal: atMost(0)},
 	{what: "x/oauth2's ReuseTokenSource on all cores / a fresh token", of: ns("TokenParallel/oauth2"), per: ns("TokenParallel/session"), goal: atLeast(3), decimals: 2},
 	{what: "a fresh token on one core / on all of them", of: ns("TokenParallel/session" + alone), per: ns("TokenParallel/session"), goal: moreThan(1), decimals: 2},
-	{what: "the transport / x/oauth2's, in a program that holds 16 MB", of: ns("Transport/16MB/session"), per: ns("Transport/16MB/oauth2"), goal: atMost(0.6), decimals: 2},
-	{what: "its allocations", of: figure{"Transport/16MB/session", "allocs/op"}, goal: atMost(5)},
-	{what: "the transport / x/oauth2's, in a program that holds nothing", of: ns("Transport/empty/session"), per: ns("Transport/empty/oauth2"), goal: atMost(0.6), decimals: 2},
+	{what: "the transport / x/oauth2's, in a program that holds 16 MB", of: figure{"Transport/16MB", "×oauth2"}, goal: atMost(0.6), decimals: 2},
+	{what: "its allocations", of: figure{"Transport/16MB", "allocs/request"}, goal: atMost(5)},
+	{what: "the transport / x/oauth2's, in a program that holds nothing", of: figure{"Transport/empty", "×oauth2"}, goal: atMost(0.6), decimals: 2},
 	{what: "a swap on disk, 2 KB / write, fsync, rename, fsync", of: ns("CompareAndSwap"), per: ns("Floor"), goal: atMost(1.3), decimals: 2},
 	{what: "32 processes, one expired token: requests to the broker", of: figure{"Storm", "requests"}, goal: atMost(1)},
 	{what: "the same until all have it / start-up and the request", of: figure{"Storm", "×floor"}, goal: atMost(1.3), decimals: 2},

@@ -123,3 +123,29 @@ func TestStoreThatIsSlow(t *testing.T) {
 		}
 	})
 }
+
+// A store that hangs keeps nobody from a token that is good: saving it is tried again behind the callers' backs.
+func TestStoreThatHangsHoldsUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t, emulator.Config{Rotate: true, Latency: 2 * time.Second})
+		store := &link{Store: new(memory.Store)}
+		s, e := loggedIn(t, b, store)
+		defer s.Close()
+		time.Sleep(31 * time.Minute)
+		time.AfterFunc(time.Second, func() { store.swaps.Store(int64(time.Hour)) })
+		token := mustToken(t, s)
+		for time.Until(token.Expiry) > time.Second { // it is due for renewal in the last minutes
+			asked := time.Now()
+			mustToken(t, s)
+			if d := time.Since(asked); d > 0 {
+				t.Fatalf("a caller waited for %v, with %v of the token left", d, time.Until(token.Expiry))
+			}
+			time.Sleep(time.Second)
+		}
+		store.swaps.Store(0)
+		time.Sleep(30 * time.Second) // a try that hangs ends after ten, and the next follows within 12.5
+		if mustToken(t, s); !e.has("unsaved") || !e.has("saved") || refreshes(b) != 2 {
+			t.Errorf("%d refreshes, want 2; events: %v", refreshes(b), e.kinds())
+		}
+	})
+}

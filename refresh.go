@@ -652,7 +652,6 @@ func (s *Session) keep(u *unsaved, err error) {
 	s.saveLater()
 	s.mu.Unlock()
 	s.publish(u.token, u.epoch)
-	s.putOff(firstBackoff)
 }
 
 // saveLater has saving tried again although nobody may ask for a token: all others wait for it, until they take the claim
@@ -701,7 +700,6 @@ func (s *Session) saveUnsaved(ctx context.Context) (*Event, error) {
 	}
 	s.mu.Unlock()
 	if err != nil {
-		s.putOff(firstBackoff)
 		return nil, err
 	}
 	if !saved {

@@ -167,7 +167,7 @@ func (s *Session) obtain(ctx context.Context) (*Token, error) {
 	p := s.current.Load()
 	valid := p != nil && !p.dead.passed(time.Now())
 	s.mu.Lock()
-	busy := s.flight != nil
+	busy := s.flight != nil || s.unsaved != nil // which is saved behind the callers' backs
 	s.mu.Unlock()
 	if valid && busy {
 		return p.token, nil

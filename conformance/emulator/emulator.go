@@ -16,7 +16,48 @@
 //
 // At Tastytrade Provider has a personal grant and needs no login; LoginProvider is a partner's app, which does.
 //
-// [Broker.Advance] moves its clock, [Broker.Inject] makes calls go wrong, [Broker.RevokeLogins] ends logins before their
+// # Time
+//
+// In testing/synctest time.Sleep moves the clocks of broker and program together, and a week takes no time:
+//
+//	func TestWeek(t *testing.T) {
+//		synctest.Test(t, func(t *testing.T) {
+//			broker := emulator.Schwab(t)
+//			session := &brokerauth.Session{Provider: broker.Provider(), Store: new(memory.Store)}
+//			defer session.Close()
+//			if err := session.Login(t.Context(), broker.Approve); err != nil {
+//				t.Fatal(err)
+//			}
+//			api := session.Client(&http.Client{Transport: broker})
+//
+//			time.Sleep(31 * time.Minute) // the access token's life is over
+//			resp, err := api.Get("https://api.schwabapi.com/trader/v1/accounts/accountNumbers")
+//			if err != nil {
+//				t.Fatal(err)
+//			}
+//			defer resp.Body.Close()
+//			refreshes := 0
+//			for _, r := range broker.Requests() {
+//				if r.GrantType == "refresh_token" {
+//					refreshes++
+//				}
+//			}
+//			if resp.StatusCode != http.StatusOK || refreshes != 1 {
+//				t.Errorf("an expired token: %s after %d refreshes", resp.Status, refreshes)
+//			}
+//
+//			time.Sleep(7 * 24 * time.Hour) // and now the login's
+//			if _, err := session.Token(t.Context()); !errors.Is(err, brokerauth.ErrLoginRequired) {
+//				t.Errorf("after the seventh day: %v", err)
+//			}
+//		})
+//	}
+//
+// Where that cannot be, as over TCP, have short lives in Config, and wait.
+//
+// # Faults
+//
+// [Broker.Advance] moves the broker's clock and not the program's, [Broker.Inject] makes calls go wrong, [Broker.RevokeLogins] ends logins before their
 // time, [Broker.Deny] is a user who declines, and [Broker.Handle] adds a program's own API replies.
 package emulator
 
@@ -206,8 +247,11 @@ func (b *Broker) Deny(ctx context.Context, login *brokerauth.Login,
 // when h returns. The pattern is one of [http.ServeMux], and panics as there.
 func (b *Broker) Handle(pattern string, h http.Handler) { b.handlers.Handle(pattern, h) }
 
-// Advance moves the broker's clock, which else runs like the machine's. By an access token's life it has the API refuse a
+// Advance moves the broker's clock, which else runs like the program's. By an access token's life it has the API refuse a
 // token that its holder thinks fresh, as brokers do now and then before its time.
+//
+// It does not move the program's clock: to a Session the token is as young as before, and what ends then ended early. To
+// let a token or a login grow old, use testing/synctest and time.Sleep, or a short AccessTTL and a sleep.
 func (b *Broker) Advance(d time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

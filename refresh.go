@@ -278,7 +278,7 @@ func (r *refresh) refuse(err *Error, v *verdict, now time.Time) error {
 // forcible reports why a refused request is no reason to renew the stored token, if so.
 func (r *refresh) forcible(rec *record, now time.Time) error {
 	refused := r.want.refused
-	if refused == nil || r.want.person || !rec.hasToken() || rec.token.AccessToken != refused.AccessToken {
+	if refused == nil || r.want.person || r.want.short || !rec.hasToken() || rec.token.AccessToken != refused.AccessToken {
 		return nil
 	}
 	life := cmp.Or(rec.token.life(), time.Hour)
@@ -369,7 +369,7 @@ func (r *refresh) claim(raw []byte, rec *record) ([]byte, *record, error) {
 			c.doubt = c.claim.Since // its holder may have got an answer that it could not save
 		}
 		c.claim = &claim{ID: rand.Text(), Since: now, Machine: r.machine, PID: os.Getpid()}
-		if c.forced = lastHour(c.forced, now); r.want.refused != nil && !r.want.person {
+		if c.forced = lastHour(c.forced, now); r.want.refused != nil && !r.want.person && !r.want.short {
 			c.forced = append(c.forced, now)
 		}
 	})
@@ -440,11 +440,11 @@ func (r *refresh) fail(claimed []byte, mine *record, e *Error, sent time.Time) (
 	doubt := mine.doubt
 	if e.Kind == ErrLoginRequired && !doubt.IsZero() && !mine.loginOver(now) {
 		e.Hint = fmt.Sprintf("the answer to a refresh sent at %s was never received or saved, so the refresh token "+
-			"may have been rotated then; log in again", doubt.Local().Format(time.TimeOnly))
+			"may have been rotated then; log in again", doubt.Local().Format("15:04:05 MST on Mon 2 Jan"))
 	}
 	v := newVerdict(e, mine.refreshToken(), r.info.Settings, now)
 	if v.final() {
-		v.AccessToo = r.want.refused != nil && !r.want.person
+		v.AccessToo = r.want.refused != nil && !r.want.person && !r.want.short
 	} else {
 		v.Failures = 1
 		if before := mine.verdictFor(r.info.Settings); before != nil && !before.final() {

@@ -125,6 +125,7 @@ type flight struct {
 // want says why a token is wanted.
 type want struct {
 	refused *Token // a token issued after this one; nil: any that is fresh
+	short   bool   // no API has refused it: it only has too little time left
 	ahead   *Token // any but this one, which is still fresh; nil: that too
 	person  bool   // a person asks: whatever is stored is renewed, and no earlier refusal counts
 }
@@ -191,6 +192,29 @@ func (s *Session) await(ctx context.Context, key Key) (*Token, error) {
 	return t, err
 }
 
+// TokenFor is Token for work that takes long: the token has at least that much time left, and is renewed if need be, though
+// it may be fresh. Whoever finds that somebody else renews it waits for theirs. The most to ask for is nine tenths of the
+// life of the broker's tokens, which an error that matches [errors.ErrUnsupported] names.
+func (s *Session) TokenFor(ctx context.Context, atLeast time.Duration) (*Token, error) {
+	short := func(t *Token) bool { return !t.Expiry.IsZero() && t.left(time.Now()) < atLeast }
+	t, err := s.Token(ctx)
+	for range 2 { // what somebody else saved meanwhile may have too little left, too
+		if err != nil || !short(t) {
+			return t, err
+		}
+		if most := t.life() / 10 * 9; atLeast > most {
+			return nil, fmt.Errorf("%s: no token has %s left, because they live for %s: ask for %s at the most: %w",
+				s.Provider.Info().Name, atLeast, t.life(), most, errors.ErrUnsupported)
+		}
+		t, err = s.renew(ctx, want{refused: t, short: true})
+	}
+	if err == nil && short(t) {
+		return nil, &Error{Provider: s.Provider.Info().Name, Op: "refresh", Kind: ErrUnavailable,
+			Hint: fmt.Sprintf("the broker's new token has less than %s left", atLeast)}
+	}
+	return t, err
+}
+
 // Refresh renews the access token although it may be fresh, and returns one issued after refused; with refused nil,
 // one issued after the token that is stored now.
 //
@@ -199,17 +223,21 @@ func (s *Session) await(ctx context.Context, key Key) (*Token, error) {
 // so renewed twice as often in an hour as its life asks for, is not renewed: that is ErrUnavailable.
 // With refused nil it serves a person who wants to see it work: earlier refusals are forgotten and the broker is asked.
 func (s *Session) Refresh(ctx context.Context, refused *Token) (*Token, error) {
+	return s.renew(ctx, want{refused: refused, person: refused == nil})
+}
+
+// renew waits for a refresh for w's sake, or for a token that serves it as well.
+func (s *Session) renew(ctx context.Context, w want) (*Token, error) {
 	key, err := s.key()
 	if err != nil {
 		return nil, err
 	}
-	w := want{refused: refused, person: refused == nil}
 	for {
 		if p := s.current.Load(); p != nil && w.satisfied(p) {
 			return p.token, nil
 		}
 		t, reason, err := s.ride(ctx, key, w)
-		if reason == w || err == nil && refused != nil && t.AccessToken != refused.AccessToken {
+		if reason == w || err == nil && w.refused != nil && t.AccessToken != w.refused.AccessToken {
 			return t, err
 		}
 		// That refresh was under way for another reason, and may have found nothing to do.

@@ -622,6 +622,68 @@ func TestLogoutDuringARefreshStands(t *testing.T) {
 	})
 }
 
+// A token for work that takes long is renewed as often as that takes, which is no API's refusal.
+func TestTokenFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t, emulator.Config{Rotate: true, Latency: time.Second})
+		store := new(memory.Store)
+		s, _ := loggedIn(t, b, store)
+		defer s.Close()
+		left := func(t *brokerauth.Token) time.Duration { return time.Until(t.Expiry.Round(0)) }
+		for _, atLeast := range []time.Duration{0, 10 * time.Minute, 27 * time.Minute} {
+			before := refreshes(b)
+			for range 180 {
+				time.Sleep(time.Minute)
+				if token, err := s.TokenFor(t.Context(), atLeast); err != nil || left(token) < atLeast {
+					t.Fatalf("a token for %s: %v, %v", atLeast, token, err)
+				}
+			}
+			most := int(180*time.Minute/(30*time.Minute-max(atLeast, 5*time.Minute))) + 1
+			if n := refreshes(b) - before; n > most {
+				t.Errorf("tokens for %s took %d refreshes in three hours, want at most %d", atLeast, n, most)
+			}
+		}
+		if _, err := s.TokenFor(t.Context(), 28*time.Minute); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("a token for 28 of 30 minutes: %v", err)
+		}
+
+		// Any number of callers and processes cause one, and an API's refusal has its own count.
+		time.Sleep(12 * time.Minute)
+		before, held := refreshes(b), mustToken(t, s)
+		var wg sync.WaitGroup
+		for range 3 {
+			other, _ := session(b, store)
+			defer other.Close()
+			for range 30 {
+				wg.Go(func() {
+					if token, err := other.TokenFor(t.Context(), 20*time.Minute); err != nil || left(token) < 20*time.Minute {
+						t.Errorf("one of many: %v, %v", token, err)
+					}
+				})
+			}
+		}
+		wg.Wait()
+		if n := refreshes(b) - before; n != 1 {
+			t.Errorf("many callers caused %d refreshes, want 1", n)
+		}
+		time.Sleep(2 * time.Minute)
+		if token, err := s.Refresh(t.Context(), held); err != nil || token.AccessToken == held.AccessToken || refreshes(b) != before+1 {
+			t.Errorf("a refused token that others have renewed: %v, %v", token, err)
+		}
+		if _, err := s.Refresh(t.Context(), mustToken(t, s)); err != nil || refreshes(b) != before+2 {
+			t.Errorf("an API's refusal was not obeyed: %v", err)
+		}
+
+		// What the broker does not give is an error here, and none for who has a valid one.
+		time.Sleep(12 * time.Minute)
+		b.Inject(emulator.Fault{Status: 503})
+		if _, err := s.TokenFor(t.Context(), 20*time.Minute); !errors.Is(err, brokerauth.ErrUnavailable) {
+			t.Errorf("a broker that is away: %v", err)
+		}
+		mustToken(t, s)
+	})
+}
+
 func TestForcedRefresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := emulator.Schwab(t, emulator.Config{Rotate: true})

@@ -525,7 +525,7 @@ func TestTokenFor(t *testing.T) {
 	p := newPlace(t, emulator.Config{AccessTTL: 10 * time.Minute})
 	p.login()
 	first := p.must(0, "token", "schwab", "--for", "1s").out
-	wantAll(t, p.must(2, "token", "schwab", "--for", "10m").errors, "10 min")
+	wantAll(t, p.must(2, "token", "schwab", "--for", "10m").errors, "10m", "9m")
 	if n := p.calls("refresh_token"); n != 0 {
 		t.Fatalf("%d refreshes, want none", n)
 	}
@@ -539,6 +539,12 @@ func TestTokenFor(t *testing.T) {
 	p.must(0, "token", "schwab", "--for", "6m")
 	if n := p.calls("refresh_token"); n != 1 {
 		t.Errorf("%d refreshes for a token that lives long enough, want 1", n)
+	}
+	for range 9 { // of an hour's worth of them
+		p.edit(func(token map[string]any) {
+			token["issued"], token["expiry"] = time.Now().Add(-5*time.Minute), time.Now().Add(5*time.Minute)
+		})
+		p.must(0, "token", "schwab", "--for", "6m")
 	}
 }
 

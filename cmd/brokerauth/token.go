@@ -38,8 +38,8 @@ func (a *app) tokenCommand() *cobra.Command {
 		}
 		return a.with(ctx, args[0], func(ctx context.Context, s *brokerauth.Session) error {
 			t, err := s.Token(ctx)
-			if err == nil {
-				t, err = a.atLeast(ctx, s, t, time.Duration(live))
+			if err == nil && live > 0 {
+				t, err = longer(ctx, s, t, time.Duration(live))
 			}
 			if err != nil {
 				return err
@@ -70,25 +70,16 @@ func (a *app) tokenCommand() *cobra.Command {
 	return cmd
 }
 
-// atLeast returns a token that lives for d more: t, or one that is renewed as if an API had refused t, so that of many
-// callers one asks the broker, and none asks it too often.
-func (a *app) atLeast(ctx context.Context, s *brokerauth.Session, t *brokerauth.Token, d time.Duration) (*brokerauth.Token, error) {
-	enough := func(t *brokerauth.Token) bool { return t.Expiry.IsZero() || time.Until(t.Expiry.Round(0)) >= d }
-	if enough(t) {
-		return t, nil
+// longer returns t, or a token that lives for d.
+func longer(ctx context.Context, s *brokerauth.Session, t *brokerauth.Token, d time.Duration) (*brokerauth.Token, error) {
+	found, err := s.TokenFor(ctx, d)
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		return nil, usageError{err}
+	case err != nil:
+		return nil, fmt.Errorf("no token that lives for %s, but without --for there is one for %s: %w", inWords(d), inWords(time.Until(t.Expiry)), err)
 	}
-	if life := t.Expiry.Sub(t.Issued); d >= life {
-		return nil, usageError{fmt.Errorf("%s's access tokens live %s: none lives for %s", a.broker, inWords(life), inWords(d))}
-	}
-	renewed, err := s.Refresh(ctx, t)
-	if err != nil {
-		return nil, fmt.Errorf("no token that lives for %s, but without --for there is one for %s: %w",
-			inWords(d), inWords(time.Until(t.Expiry)), err)
-	}
-	if !enough(renewed) {
-		return nil, fmt.Errorf("%s: the renewed token lives for %s only: %w", a.broker, inWords(time.Until(renewed.Expiry)), brokerauth.ErrUnavailable)
-	}
-	return renewed, nil
+	return found, nil
 }
 
 func (a *app) refreshCommand() *cobra.Command {

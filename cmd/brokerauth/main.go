@@ -94,6 +94,9 @@ func main() {
 	os.Exit(exitCode(err))
 }
 
+// settle is how long a signal may come in several pieces.
+const settle = 300 * time.Millisecond
+
 // interruptible returns a context that the first signal ends. The second one ends the process.
 func interruptible() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -106,11 +109,13 @@ func interruptible() context.Context {
 	go func() {
 		<-signals
 		cancel()
-		select {
-		case <-signals:
-		case <-time.After(300 * time.Millisecond):
-			fmt.Fprintln(os.Stderr, "brokerauth: waiting for what was sent to the broker, to save it: interrupt again to end at once")
+		// timeout(1) signals twice at once, and a terminal that closes does: that is no second thought of a person.
+		time.Sleep(settle)
+		for len(signals) > 0 {
 			<-signals
+		}
+		fmt.Fprintln(os.Stderr, "brokerauth: waiting for what was sent to the broker, to save it: interrupt again to end at once")
+		for <-signals == syscall.SIGHUP { // which no person sends
 		}
 		os.Exit(130)
 	}()

@@ -98,26 +98,39 @@ func underWay(t *testing.T, p *place, said io.Writer, args ...string) *exec.Cmd 
 }
 
 // The broker has answered by the time that an interrupted refresh ends, and what it issued is there for all others.
+// timeout(1) sends its signal twice, and so does a terminal that closes.
 func TestInterruptedRefresh(t *testing.T) {
 	t.Parallel()
-	p := newPlace(t, emulator.Config{Latency: 2 * time.Second, Rotate: true})
-	p.login()
-	before := p.must(0, "token", "schwab").out
-	var said buffer
-	cmd := underWay(t, p, &said, "refresh", "schwab")
-	cmd.Process.Signal(os.Interrupt)
-	if code := exitOf(cmd.Wait()); code != 130 {
-		t.Errorf("exit code %d, want 130", code)
+	for name, signals := range map[string][]os.Signal{
+		"an interrupt":      {os.Interrupt},
+		"a timeout":         {syscall.SIGTERM, syscall.SIGTERM},
+		"a closed terminal": {syscall.SIGHUP, syscall.SIGHUP},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlace(t, emulator.Config{Latency: 2 * time.Second, Rotate: true})
+			p.login()
+			before := p.must(0, "token", "schwab").out
+			var said buffer
+			cmd := underWay(t, p, &said, "refresh", "schwab")
+			for _, s := range signals {
+				cmd.Process.Signal(s)
+				time.Sleep(5 * time.Millisecond) // or two of one kind are one
+			}
+			if code := exitOf(cmd.Wait()); code != 130 {
+				t.Errorf("exit code %d, want 130", code)
+			}
+			wantAll(t, said.String(), "to save it", "interrupted")
+			if n := p.calls("refresh_token"); n != 1 {
+				t.Fatalf("the broker answered %d refreshes, want 1", n)
+			}
+			if after := p.must(0, "token", "schwab").out; after == before {
+				t.Error("the new token was not saved")
+			}
+			// The refresh token was kept, too: the broker takes an old one for theft.
+			p.must(0, "refresh", "schwab")
+		})
 	}
-	wantAll(t, said.String(), "to save it", "interrupted")
-	if n := p.calls("refresh_token"); n != 1 {
-		t.Fatalf("the broker answered %d refreshes, want 1", n)
-	}
-	if after := p.must(0, "token", "schwab").out; after == before {
-		t.Error("the new token was not saved")
-	}
-	// The refresh token was kept, too: the broker takes an old one for theft.
-	p.must(0, "refresh", "schwab")
 }
 
 func TestSecondInterrupt(t *testing.T) {

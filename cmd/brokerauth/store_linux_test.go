@@ -16,7 +16,9 @@ import (
 
 	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/conformance/emulator"
+	"github.com/brokerauth/brokerauth/storage/disk"
 	"github.com/brokerauth/brokerauth/storage/keyring"
+	"github.com/brokerauth/brokerauth/storage/sealed"
 )
 
 // withKeyring starts a gnome-keyring on a bus of its own, and returns the place with that bus and without a named store.
@@ -282,6 +284,46 @@ func TestPassphraseTyped(t *testing.T) {
 	other := "sealed+disk:" + filepath.Join(p.dir, "other")
 	if shown, code := p.typing([]string{"login", "schwab", "--store", other}, "passphrase: ", words, "again", "a slip"); code != 2 || !strings.Contains(shown, "differ") {
 		t.Fatalf("two passphrases: exit code %d\n%s", code, shown)
+	}
+}
+
+// What a program has sealed under a key of its own is opened by nothing that a person can type, so nobody is asked.
+func TestSealedUnderKey(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{}).with("BROKERAUTH_STORE", "", "DBUS_SESSION_BUS_ADDRESS", noBus)
+	dir := filepath.Join(p.dir, "logins")
+	inner, err := disk.New(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := sealed.New(inner, sealed.Key(bytes.Repeat([]byte{1}, 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := []byte(`{"v":1,"token":{"access_token":"a","refresh_token":"r"}}`)
+	if swapped, err := store.CompareAndSwap(t.Context(), brokerauth.Key{Provider: "schwab", Profile: "default"}, nil, record); !swapped || err != nil {
+		t.Fatal(swapped, err)
+	}
+	name := "sealed+disk:" + dir
+	for _, args := range [][]string{{"token", "schwab"}, {"login", "schwab"}, {"status"}} {
+		args = append(args, "--store", name)
+		for _, p := range []*place{p, p.with("BROKERAUTH_PASSPHRASE", "any")} {
+			text := p.must(2, args...).errors
+			if wantAll(t, text, dir, "under a key that a program has", "name another store"); strings.Contains(text, "PASSPHRASE") {
+				t.Errorf("brokerauth %s: a passphrase would not help:\n%s", args[0], text)
+			}
+		}
+		person, screen, wait := p.start(args...)
+		ended := make(chan int, 1)
+		go func() { ended <- wait() }()
+		until(t, "it says something", func() bool { return strings.Contains(screen.String(), ": ") })
+		person.WriteString("any\nany\n") // so that the test ends if it asks
+		if code := <-ended; code != 2 || strings.Contains(screen.String(), "passphrase: ") {
+			t.Errorf("brokerauth %s, at a terminal: exit code %d\n%s", args[0], code, screen)
+		}
+	}
+	if len(p.broker.Requests()) != 0 {
+		t.Error("the broker was asked")
 	}
 }
 

@@ -32,7 +32,8 @@ const (
 )
 
 // OpenedBy reports whether a [Passphrase] opens what is sealed in inner, and whether a key does that [KeptIn] keeps, so
-// that a program knows what to ask for; neither if nothing is sealed there yet, or all of it under a [Key].
+// that a program knows what to ask for; neither if nothing is sealed there yet. If all of it is sealed under a [Key],
+// nothing that could be asked for opens it, and the error matches [brokerauth.ErrRejected].
 func OpenedBy(ctx context.Context, inner brokerauth.Store) (passphrase, kept bool, err error) {
 	s := &store{inner: inner}
 	raw, err := inner.Load(ctx, ringKey)
@@ -46,11 +47,20 @@ func OpenedBy(ctx context.Context, inner brokerauth.Store) (passphrase, kept boo
 	if err != nil {
 		return false, false, s.ringError(err)
 	}
+	key := false
 	for _, sl := range slots {
 		passphrase = passphrase || sl.Kind == kindPassphrase
 		kept = kept || sl.Kind == kindKept
+		key = key || sl.Kind == kindKey
 	}
-	return passphrase, kept, nil
+	switch {
+	case passphrase || kept:
+		return passphrase, kept, nil
+	case key:
+		return false, false, fmt.Errorf("sealed: the data keys in %s are sealed under a key that a program has, which no passphrase "+
+			"and no keyring replaces: use that program, or name another store: %w", s.place(ringKey), brokerauth.ErrRejected)
+	}
+	return false, false, s.ringError(fmt.Errorf("a newer version of brokerauth sealed them: use that: %w", errors.ErrUnsupported))
 }
 
 // ring is a key record, opened.

@@ -801,6 +801,23 @@ func TestFirstVersionStillOpens(t *testing.T) {
 	}
 }
 
+// What OpenedBy cannot name is an error: a person who was asked would type in vain, and type twice what looks new.
+func TestOpenedByNeither(t *testing.T) {
+	inner := openDisk(t, t.TempDir())
+	mustSwap(t, open(t, inner, secret(1)), key, "", "record")
+	passphrase, kept, err := sealed.OpenedBy(t.Context(), inner)
+	if checkKind(t, "all under a Key", err, brokerauth.ErrRejected); passphrase || kept {
+		t.Errorf("all under a Key: passphrase %v, kept %v", passphrase, kept)
+	}
+	mustSwap(t, open(t, inner, sealed.KeptIn(new(memory.Store)), secret(1)), key, "record", "new")
+	if passphrase, kept, err = sealed.OpenedBy(t.Context(), inner); passphrase || !kept || err != nil {
+		t.Errorf("some under a Key: passphrase %v, kept %v, %v", passphrase, kept, err)
+	}
+	put(t, inner, ownKey, []byte(`{"v":1,"slots":[{"kind":"later"}]}`))
+	_, _, err = sealed.OpenedBy(t.Context(), inner)
+	checkKind(t, "all under what only a later version knows", err, errors.ErrUnsupported)
+}
+
 func TestSecretChangesEnd(t *testing.T) {
 	inner := golden(t)
 	var many []string

@@ -107,6 +107,10 @@ func TestCommandLine(t *testing.T) {
 	}{
 		{"frobnicate", []string{"frobnicate", "see: brokerauth --help"}},
 		{"lgin schwab", []string{"lgin", "did you mean login?", "see: brokerauth --help"}},
+		{"help frobnicate", []string{`unknown command "frobnicate" for "brokerauth": see: brokerauth --help`}},
+		{"help lgin", []string{"lgin", "did you mean login?", "see: brokerauth --help"}},
+		{"help store moove", []string{`unknown command "moove" for "brokerauth store": see: brokerauth store --help`}},
+		{"help --frobnicate", []string{"--frobnicate", "see: brokerauth help --help"}},
 		{"token", []string{"one broker", "schwab", "see: brokerauth token --help"}},
 		{"store moove", []string{"moove", "see: brokerauth store --help"}},
 		{"store move --fast", []string{"--fast", "see: brokerauth store move --help"}},
@@ -167,6 +171,12 @@ func TestHelp(t *testing.T) {
 		}
 	}
 	wantAll(t, help, "BROKERAUTH_STORE", "BROKERAUTH_LOG", "BROWSER", "_FILE", ".env", "PROFILE.env", "  4  ", "  130  ")
+	for _, args := range [][]string{{"help", "token"}, {"help", "token", "schwab"}, {"help", "store", "move"}, {"help", "help"}, {"help", "completion", "bash"}} {
+		wantAll(t, p.must(0, args...).out, "Usage:\n  brokerauth "+strings.TrimSuffix(strings.Join(args[1:], " "), " schwab"))
+	}
+	if got := p.must(0, "help").out; got != help {
+		t.Errorf("help says another thing than --help:\n%s", got)
+	}
 	wantAll(t, p.must(0, "--version").out, "brokerauth version "+version())
 	for _, command := range []string{"emulate", "login", "status", "token"} {
 		if help := p.must(0, command, "--help").out; strings.Contains(help, "(default 0") {

@@ -160,6 +160,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 		"migrate": a.migrateCommand, "store": a.storeCommand, "doctor": a.doctorCommand, "serve": a.serveCommand,
 		"emulate": a.emulateCommand, "demo": a.demoCommand,
 	}
+	var topic *cobra.Command // that help is asked about
 	// Scripts ask for a token at every request, so the command that comes first is made alone: all others, and the texts
 	// about them, cost more than the token.
 	if len(args) > 0 && commands[args[0]] != nil {
@@ -173,13 +174,23 @@ func (a *app) run(ctx context.Context, args []string) error {
 		for _, name := range slices.Sorted(maps.Keys(commands)) {
 			root.AddCommand(commands[name]())
 		}
+		root.InitDefaultHelpCmd()
+		help, _, _ := root.Find([]string{"help"})
+		// Left alone it tells of all commands where it knows none of that name, as though that were an answer.
+		help.Args = func(_ *cobra.Command, args []string) (err error) {
+			var rest []string
+			if topic, rest, err = root.Find(args); err == nil && topic.HasSubCommands() {
+				err = cobra.NoArgs(topic, rest)
+			}
+			return err
+		}
 	}
 	cmd, err := root.ExecuteContextC(ctx)
 	for _, end := range slices.Backward(a.atEnd) {
 		end()
 	}
 	if err != nil && !a.running {
-		return usageError{fmt.Errorf("%s: see: %s --help", onOneLine(err), cmd.CommandPath())} // cobra's own: it has no type for them
+		return usageError{fmt.Errorf("%s: see: %s --help", onOneLine(err), cmp.Or(topic, cmd).CommandPath())} // cobra's own: it has no type for them
 	}
 	return err
 }

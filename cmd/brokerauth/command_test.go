@@ -110,6 +110,7 @@ func TestCommandLine(t *testing.T) {
 		{"help frobnicate", []string{`unknown command "frobnicate" for "brokerauth": see: brokerauth --help`}},
 		{"help lgin", []string{"lgin", "did you mean login?", "see: brokerauth --help"}},
 		{"help store moove", []string{`unknown command "moove" for "brokerauth store": see: brokerauth store --help`}},
+		{"completion frobnicate", []string{`unknown command "frobnicate" for "brokerauth completion": see: brokerauth completion --help`}},
 		{"help --frobnicate", []string{"--frobnicate", "see: brokerauth help --help"}},
 		{"token", []string{"one broker", "schwab", "see: brokerauth token --help"}},
 		{"store moove", []string{"moove", "see: brokerauth store --help"}},

@@ -174,6 +174,9 @@ func (a *app) run(ctx context.Context, args []string) error {
 		for _, name := range slices.Sorted(maps.Keys(commands)) {
 			root.AddCommand(commands[name]())
 		}
+		root.InitDefaultCompletionCmd()
+		completion, _, _ := root.Find([]string{"completion"})
+		completion.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() } // cobra looks at no arguments without it
 		root.InitDefaultHelpCmd()
 		help, _, _ := root.Find([]string{"help"})
 		// Left alone it tells of all commands where it knows none of that name, as though that were an answer.

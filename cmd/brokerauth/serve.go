@@ -230,18 +230,24 @@ func (d *dashboard) handler() http.Handler {
 		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "+
 			"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'")
 		site, post := r.Header.Get("Sec-Fetch-Site"), r.Method == http.MethodPost
+		origin, plain := strings.CutPrefix(r.Header.Get("Origin"), "http://")
 		switch {
-		case r.Host != d.host:
+		case !d.isHost(r.Host):
 			// A page elsewhere can give 127.0.0.1 a name of its own and read what it says.
 			http.Error(w, "this is not its address", http.StatusMisdirectedRequest)
 		case site != "" && site != "same-origin" && site != "none" && (r.URL.Path != "/" || r.Header.Get("Sec-Fetch-Dest") != "document"),
-			post && (r.Header.Get("Origin") != "http://"+d.host || r.Header.Get("Content-Type") != "application/json"):
+			post && (!plain || !d.isHost(origin) || r.Header.Get("Content-Type") != "application/json"):
 			http.Error(w, "only its own page may ask", http.StatusForbidden)
 		default:
 			r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 			mux.ServeHTTP(w, r)
 		}
 	})
+}
+
+// isHost reports whether that is where the page is. Browsers leave http's own port out.
+func (d *dashboard) isHost(host string) bool {
+	return host == d.host || host == strings.TrimSuffix(d.host, ":80")
 }
 
 // known serves only whoever has a secret.

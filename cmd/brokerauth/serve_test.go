@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -293,6 +294,39 @@ func TestServeStrangers(t *testing.T) {
 		t.Error("the new address opens nothing")
 	}
 	wantAll(t, s.said.String(), "opened twice")
+}
+
+// Browsers leave the default port out of Host and Origin, whatever the address says.
+func TestServeDefaultPort(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	for _, host := range []string{"127.0.0.2", "[::1]"} { // a test of the flows has 127.0.0.1
+		l, err := net.Listen("tcp", host+":80")
+		if err != nil {
+			t.Skipf("port 80 cannot be had: %v", err)
+		}
+		l.Close()
+		s := p.serve("--listen", host+":80")
+		trade := fmt.Sprintf(`{"ticket":%q}`, s.ticket())
+		for _, bad := range [][]string{
+			{"Host", host + ":"}, {"Host", host + ":443"}, {"Host", host + ":8080"}, {"Host", host + ":080"}, {"Host", host + ":80:80"}, {"Host", "localhost"}, {"Host", "127.0.0.1"},
+			{"Origin", "https://" + host}, {"Origin", "http://" + host + ":"}, {"Origin", "http://" + host + ":443"}, {"Origin", "http://" + host + "/"},
+			{"Origin", "http://127.0.0.1"}, {"Origin", "http://localhost"}, {"Origin", host}, {"Origin", ""},
+		} {
+			if code, text := s.ask("POST", "/session", "", trade, bad...); code != http.StatusForbidden && code != http.StatusMisdirectedRequest {
+				t.Errorf("at %s a request with %q is answered %d %s", host, bad, code, text)
+			}
+		}
+		for _, name := range []string{host, host + ":80"} {
+			if code, text := s.ask("GET", "/", "", "", "Host", name); code != http.StatusOK {
+				t.Errorf("at %s the host %s is answered %d %s", host, name, code, text)
+			}
+		}
+		if code, text := s.ask("POST", "/session", "", trade, "Host", host, "Origin", "http://"+host); code != http.StatusOK {
+			t.Errorf("at %s what a browser asks is answered %d %s", host, code, text)
+		}
+		s.end()
+	}
 }
 
 // What others do to a login shows within a second or so, and the buttons do what they say.

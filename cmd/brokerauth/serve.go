@@ -57,7 +57,7 @@ func (a *app) serveCommand() *cobra.Command {
 		}
 		d.host = l.Addr().String()
 		server := &http.Server{
-			Handler: d.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
+			Handler: d.handler(), ReadTimeout: patience, WriteTimeout: patience, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
 			ErrorLog: log.New(io.Discard, "", 0), BaseContext: func(net.Listener) context.Context { return ctx },
 		}
 		done := make(chan error, 1)
@@ -81,6 +81,9 @@ func (a *app) serveCommand() *cobra.Command {
 }
 
 const (
+	// patience bounds how long a request may be on its way, and how long an answer may wait to be read: every user of this
+	// computer can connect. An answer that takes its time, as a stream or a button's, has it from when it is written.
+	patience = 10 * time.Second
 	// lookEvery is how often the store is looked at while somebody watches: others refresh and log in, too.
 	lookEvery = time.Second
 	// lookFor bounds one look at one login, or at one store's list of them.
@@ -300,6 +303,7 @@ func (d *dashboard) serveEvents(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return
 		}
+		out.SetWriteDeadline(time.Now().Add(patience))
 		switch {
 		case !bytes.Equal(now, last):
 			fmt.Fprintf(w, "data: %s\n\n", now)
@@ -656,6 +660,7 @@ func (d *dashboard) button(do func(context.Context, *card, request) (any, error)
 		}
 		answer, err := do(d.ctx, c, req)
 		d.soon()
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(patience))
 		if err != nil {
 			what, remedy := inTwo(err)
 			w.Header().Set("Content-Type", "application/json")

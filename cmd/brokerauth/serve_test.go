@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -327,6 +329,61 @@ func TestServeDefaultPort(t *testing.T) {
 		}
 		s.end()
 	}
+}
+
+// Every user of this computer can connect. Nobody keeps a connection by sending half of a request or by reading nothing;
+// the page has its stream for as long as it likes, and a button may take its time.
+func TestServeSlow(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	p.login()
+	s := p.serve()
+	defer s.end()
+	secret, ok := s.enter(s.ticket())
+	if !ok {
+		t.Fatal("the ticket opens nothing")
+	}
+	next, leave := s.watch(secret)
+	defer leave()
+	login := s.await(next, "live")
+
+	host := strings.TrimPrefix(s.origin, "http://")
+	get, body := "GET /page.js HTTP/1.1\r\nHost: "+host+"\r\n", "Content-Length: 1000\r\n\r\n{"
+	var strangers sync.WaitGroup
+	defer strangers.Wait()
+	for what, sends := range map[string]string{
+		"nothing": "", "half a header": get, "a body that does not come": get + body, "a body at another's name": strings.Replace(get, host, "evil.example", 1) + body,
+		"half a ticket":               "POST /session HTTP/1.1\r\nHost: " + host + "\r\nOrigin: " + s.origin + "\r\nContent-Type: application/json\r\n" + body,
+		"requests, and reads nothing": strings.Repeat(get+"\r\n", 100_000), // whose answers no buffer holds
+	} {
+		strangers.Go(func() {
+			conn, err := net.Dial("tcp", host)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(time.Minute)) // a busy machine is not in time
+			_, err = io.WriteString(conn, sends)
+			if err == nil {
+				_, err = io.Copy(io.Discard, conn)
+			}
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("whoever sends %s keeps the connection", what)
+			}
+		})
+	}
+
+	p.broker.Inject(emulator.Fault{Delay: 12 * time.Second})
+	if code, text := s.ask("POST", "/refresh", secret, fmt.Sprintf(`{"id":%q}`, login.ID)); code != http.StatusOK {
+		t.Errorf("a button at a slow broker: %d %s", code, text)
+	}
+	again, leaveAgain := s.watch(secret)
+	defer leaveAgain()
+	s.await(again, "live")
+	p.must(0, "logout", "schwab")
+	s.await(again, "out")
+	s.await(next, "out")
 }
 
 // What others do to a login shows within a second or so, and the buttons do what they say.

@@ -659,6 +659,18 @@ func latePage(t *testing.T, config string, login *brokerauth.Login) (string, err
 
 func TestStartAddressWorksOnce(t *testing.T) {
 	config := home(t)
+	quickest := time.Hour // of three, as this machine may be busy
+	for tries := 0; tries < 3 && quickest > 5*time.Second; tries++ {
+		quickest = min(quickest, startTwice(t, config))
+	}
+	if quickest > 5*time.Second {
+		t.Errorf("the person is told that somebody else was first after %s", quickest)
+	}
+}
+
+// startTwice opens the start address of a login again and again, and returns how long the person is not told.
+func startTwice(t *testing.T, config string) (untold time.Duration) {
+	t.Helper()
 	login := newLogin(t, "https://127.0.0.1:%d/cb")
 	r := run(t, login, flows.Options{}, saved)
 	c := client(t, config)
@@ -688,7 +700,7 @@ func TestStartAddressWorksOnce(t *testing.T) {
 		}
 	}
 	for began := time.Now(); !strings.Contains(r.out.String(), "second time"); time.Sleep(time.Millisecond) {
-		if time.Since(began) > 30*time.Second {
+		if untold = time.Since(began); untold > 30*time.Second {
 			t.Fatal("the person is not told that somebody else was first")
 		}
 	}
@@ -696,6 +708,7 @@ func TestStartAddressWorksOnce(t *testing.T) {
 	if err := r.err(t); err != nil {
 		t.Error(err)
 	}
+	return untold
 }
 
 func TestFailurePage(t *testing.T) {

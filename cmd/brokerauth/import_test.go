@@ -460,10 +460,14 @@ func TestImportDatabaseHostile(t *testing.T) {
 		if err := errors.Join(db.Exec(script), db.Close()); err != nil {
 			t.Fatal(err)
 		}
-		began := time.Now()
-		sealed.hostile(1, file)
-		if took := time.Since(began); took > 30*time.Second {
-			t.Errorf("%s: it took %s", name, took)
+		quickest := time.Hour // of three, as this machine may be busy
+		for tries := 0; tries < 3 && quickest > 4*time.Second; tries++ {
+			began := time.Now()
+			sealed.hostile(1, file)
+			quickest = min(quickest, time.Since(began))
+		}
+		if quickest > 4*time.Second {
+			t.Errorf("%s: it took %s", name, quickest)
 		}
 	}
 	piped := sealed.command("import", "-")

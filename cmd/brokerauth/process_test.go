@@ -136,17 +136,24 @@ func TestInterruptedRefresh(t *testing.T) {
 func TestSecondInterrupt(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, emulator.Config{})
-	p.login()
-	p.broker.Inject(emulator.Fault{Delay: 18 * time.Second})
-	var said buffer
-	cmd := underWay(t, p, &said, "refresh", "schwab")
-	began := time.Now()
-	cmd.Process.Signal(os.Interrupt)
-	until(t, "it says that it waits", func() bool { return strings.Contains(said.String(), "again") })
-	cmd.Process.Signal(os.Interrupt)
-	if code := exitOf(cmd.Wait()); code != 130 || time.Since(began) > 15*time.Second {
-		t.Errorf("exit code %d after %s", code, time.Since(began))
+	var took time.Duration
+	for range 3 { // a busy machine may be slow at one
+		p.login()
+		p.broker.Inject(emulator.Fault{Delay: 18 * time.Second})
+		var said buffer
+		cmd := underWay(t, p, &said, "refresh", "schwab")
+		began := time.Now()
+		cmd.Process.Signal(os.Interrupt)
+		until(t, "it says that it waits", func() bool { return strings.Contains(said.String(), "again") })
+		cmd.Process.Signal(os.Interrupt)
+		if code := exitOf(cmd.Wait()); code != 130 {
+			t.Fatalf("exit code %d, want 130", code)
+		}
+		if took = time.Since(began); took < 3*time.Second {
+			return
+		}
 	}
+	t.Errorf("it ends after %s", took)
 }
 
 // That a token cannot be saved is told, and once.

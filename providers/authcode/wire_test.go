@@ -196,6 +196,18 @@ func TestOwnTransport(t *testing.T) {
 
 // TestSlow: an answer that drips ends with the caller's context.
 func TestSlow(t *testing.T) {
+	quickest := time.Hour // of three, as this machine may be busy
+	for tries := 0; tries < 3 && quickest > 5*time.Second; tries++ {
+		quickest = min(quickest, dripped(t))
+	}
+	if quickest > 5*time.Second {
+		t.Errorf("a call of a second ended after %v", quickest)
+	}
+}
+
+// dripped is how long a call takes whose context has a second, and whose answer has no end.
+func dripped(t *testing.T) time.Duration {
+	t.Helper()
 	gone := make(chan struct{})
 	p := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
@@ -216,14 +228,16 @@ func TestSlow(t *testing.T) {
 	defer cancel()
 	began := time.Now()
 	_, err := p.Refresh(ctx, old)
-	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, brokerauth.ErrUnavailable) || time.Since(began) > 15*time.Second {
-		t.Errorf("after %v: %v", time.Since(began), err)
+	took := time.Since(began)
+	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, brokerauth.ErrUnavailable) {
+		t.Errorf("after %v: %v", took, err)
 	}
 	select {
 	case <-gone:
 	case <-time.After(30 * time.Second):
 		t.Error("the connection is still open")
 	}
+	return took
 }
 
 // TestTimeout: without a deadline of the caller's there is one of 20 seconds, for the answer's end too.

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -351,38 +352,44 @@ func TestDeleteTakesOnlyItsOwn(t *testing.T) {
 
 func TestLockWaitEndsWithContext(t *testing.T) {
 	dir := t.TempDir()
-	store := open(t, dir)
-	mustSwap(t, store, key, nil, []byte("a"))
-	other := flock.New(filepath.Join(dir, ".lock"))
-	if err := other.Lock(); err != nil {
-		t.Fatal(err)
-	}
-	defer other.Unlock()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
-	defer cancel()
-	began := time.Now()
-	// The second call waits for the first one's turn, not for the lock.
-	errs := make(chan error)
-	for range 2 {
-		go func() {
-			_, err := store.CompareAndSwap(ctx, key, []byte("a"), []byte("b"))
-			errs <- err
-		}()
-	}
-	mustHold(t, store, key, []byte("a")) // readers do not wait
-	for range 2 {
-		if err := <-errs; !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("CompareAndSwap while another process holds the lock: %v, want context.DeadlineExceeded", err)
+	synctest.Test(t, func(t *testing.T) { // a busy machine has no part in its clock
+		store := open(t, dir)
+		mustSwap(t, store, key, nil, []byte("a"))
+		other := flock.New(filepath.Join(dir, ".lock"))
+		if err := other.Lock(); err != nil {
+			t.Fatal(err)
 		}
-	}
-	if d := time.Since(began); d > 30*time.Second {
-		t.Errorf("it waited for %v", d)
-	}
-	if _, err := store.SetAside(ctx, key); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("SetAside while another process holds the lock: %v, want context.DeadlineExceeded", err)
-	}
-	other.Unlock()
-	mustSwap(t, store, key, []byte("a"), []byte("b"))
+		defer other.Unlock()
+		const limit = 30 * time.Millisecond
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		began := time.Now()
+		// The second call waits for the first one's turn, not for the lock.
+		errs := make(chan error)
+		for range 2 {
+			go func() {
+				_, err := store.CompareAndSwap(ctx, key, []byte("a"), []byte("b"))
+				errs <- err
+			}()
+		}
+		mustHold(t, store, key, []byte("a"))
+		if d := time.Since(began); d != 0 {
+			t.Errorf("a reader waited for %v", d)
+		}
+		for range 2 {
+			if err := <-errs; !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("CompareAndSwap while another process holds the lock: %v, want context.DeadlineExceeded", err)
+			}
+		}
+		if d := time.Since(began); d != limit {
+			t.Errorf("it waited for %v, want %v", d, limit)
+		}
+		if _, err := store.SetAside(ctx, key); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("SetAside while another process holds the lock: %v, want context.DeadlineExceeded", err)
+		}
+		other.Unlock()
+		mustSwap(t, store, key, []byte("a"), []byte("b"))
+	})
 }
 
 // The lock file's content means nothing, and it stays where it is.

@@ -728,6 +728,7 @@ func TestDemo(t *testing.T) {
 		t.Errorf("it took %s", took)
 	}
 	wantAll(t, strings.Join(strings.Fields(r.out), " "), "5 processes", "broker saw 1 refresh", "the 7 days of this login are over",
+		"dated back", "Another process is told the same", "stood in files before",
 		"schwab 7 d 2 3 3 tdameritrade 90 d 1 1 2 tastytrade for ever 0 2 2", "All as it should be.")
 	if r.errors != "" {
 		t.Errorf("it complains:\n%s", r.errors)

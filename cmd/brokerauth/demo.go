@@ -56,8 +56,12 @@ func (a *app) demoCommand() *cobra.Command {
 		}
 		defer os.RemoveAll(dir)
 		d := &demo{app: a, dir: dir}
-		if err := d.run(ctx); err != nil {
-			return fmt.Errorf("demo: %w", err)
+		err = d.run(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			return fmt.Errorf("demo: %v", err) // without what it wraps: that a login is over, say, is a failure here
 		}
 		return nil
 	})
@@ -177,7 +181,7 @@ func (d *demo) setUp(ctx context.Context) (stop func(), err error) {
 		stops = append(stops, func() { b.session.Close() })
 		d.say("An emulated %s listens at %s.", b.name, base)
 	}
-	d.say("Access tokens live %s here. One program holds a Session at each, over one store.", inWords(demoAccessTTL))
+	d.say("Access tokens live %s here. This program holds a Session at each, over one store.", inWords(demoAccessTTL))
 	return stop, nil
 }
 
@@ -313,37 +317,28 @@ func (b *demoBroker) expire(ctx context.Context) error {
 
 // processes has several runs of this program ask for a token at once.
 func (d *demo) processes(ctx context.Context) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	if err := d.schwab.expire(ctx); err != nil {
 		return err
 	}
 	type result struct {
-		out []byte
-		err error
+		token string
+		err   error
 	}
 	results := make(chan result, demoProcesses)
 	for range demoProcesses {
 		go func() {
-			var out, said bytes.Buffer
-			cmd := exec.CommandContext(ctx, self, "token", "schwab", "--store", "disk:"+filepath.Join(d.dir, "logins"))
-			cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = d.dir, d.environment(), &out, &said
-			err := cmd.Run()
-			if err != nil {
-				err = fmt.Errorf("%w: %s", err, strings.TrimSpace(said.String()))
-			}
-			results <- result{out.Bytes(), err}
+			token, err := d.process(ctx)
+			results <- result{token, err}
 		}()
 	}
 	tokens := make(map[string]bool)
+	var err error
 	for range demoProcesses {
 		r := <-results
 		if r.err != nil {
 			err = fmt.Errorf("one of the processes failed: %w", r.err)
 		}
-		tokens[string(r.out)] = true
+		tokens[r.token] = true
 	}
 	if err != nil {
 		return err
@@ -358,6 +353,21 @@ func (d *demo) processes(ctx context.Context) error {
 	return nil
 }
 
+// process returns what another run of this program, as a process of its own, prints when it is asked for Schwab's token.
+func (d *demo) process(ctx context.Context) (token string, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	var out, said bytes.Buffer
+	cmd := exec.CommandContext(ctx, self, "token", "schwab", "--store", "disk:"+filepath.Join(d.dir, "logins"))
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = d.dir, d.environment(), &out, &said
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, strings.TrimSpace(said.String()))
+	}
+	return strings.TrimSpace(out.String()), nil
+}
+
 // environment is all that another run of this program may know.
 func (d *demo) environment() []string {
 	env := []string{
@@ -370,7 +380,7 @@ func (d *demo) environment() []string {
 	return env
 }
 
-// seventhDay comes by the broker's clock, and by what is stored of the login.
+// seventhDay comes by the broker's clock, and by what is stored of the login: the machine's own clock cannot be moved.
 func (d *demo) seventhDay(ctx context.Context) error {
 	b := d.schwab
 	t, err := b.session.Token(ctx)
@@ -395,18 +405,18 @@ func (d *demo) seventhDay(ctx context.Context) error {
 	if err := b.count("refresh_token", 1, "after seven days"); err != nil {
 		return err
 	}
-	d.say("Seven days later a refresh at schwab says:")
+	d.say("For the seventh day schwab's clock was put forward by a week and a minute, and the stored login dated back by as much.")
+	d.say("A refresh then says:")
 	d.say("    %v", err)
 	// Whoever asks from now on is told so, and the broker is left in peace.
-	other := d.newSession(b.session.Provider)
-	defer other.Close()
-	if _, err := other.Token(ctx); !errors.Is(err, brokerauth.ErrLoginRequired) {
-		return fmt.Errorf("another program must hear the same, and it heard: %v", err)
+	_, refused := d.process(ctx)
+	if exit, ok := errors.AsType[*exec.ExitError](refused); !ok || exit.ExitCode() != 3 || !strings.Contains(refused.Error(), "7 days") {
+		return fmt.Errorf("another process must hear the same, and exit with 3; it said: %v", refused)
 	}
 	if err := b.count("refresh_token", 0, "for a login that is known to be over"); err != nil {
 		return err
 	}
-	d.say("Another program is told the same, and the broker was not asked again.")
+	d.say("Another process is told the same, and the broker was not asked again.")
 	return nil
 }
 
@@ -426,7 +436,7 @@ func (d *demo) loginAgain(ctx context.Context) error {
 	if err := b.count("refresh_token", 0, "after the second login"); err != nil {
 		return err
 	}
-	d.say("A person logged in again, and the first program goes on without a restart.")
+	d.say("A person logged in again through a second Session, and the first goes on with that login, without a restart.")
 	return nil
 }
 
@@ -462,37 +472,60 @@ func (d *demo) table(ctx context.Context) error {
 }
 
 func (d *demo) logout(ctx context.Context) error {
-	var secrets []string
+	known, before := 0, 0
 	for _, b := range d.brokers {
+		known += len(b.pretend.Secrets())
+		_, found, err := d.search(b.pretend.Secrets())
+		if err != nil {
+			return err
+		}
+		if found == 0 { // then the search after the logout would show nothing
+			return fmt.Errorf("no secret of %s is in a file while there is a login", b.name)
+		}
+		before += found
 		if err := b.session.Logout(ctx); err != nil {
 			return fmt.Errorf("logging out at %s: %w", b.name, err)
 		}
-		secrets = append(secrets, b.pretend.Secrets()...)
 	}
 	files := 0
-	err := filepath.WalkDir(d.dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || !entry.Type().IsRegular() {
+	for _, b := range d.brokers {
+		var left int
+		var err error
+		if files, left, err = d.search(b.pretend.Secrets()); err != nil {
 			return err
 		}
-		files++
-		text, err := os.ReadFile(path)
-		for _, secret := range secrets {
-			if bytes.Contains(text, []byte(secret)) {
-				return fmt.Errorf("%s still holds a secret after the logout", filepath.Base(path))
-			}
+		if left != 0 {
+			return fmt.Errorf("after the logout %d secrets of %s are left in the files", left, b.name)
 		}
-		return err
-	})
-	if err != nil {
-		return err
 	}
 	for _, b := range []*demoBroker{d.schwab, d.td} {
 		if _, err := b.session.Token(ctx); !errors.Is(err, brokerauth.ErrLoginRequired) {
 			return fmt.Errorf("after the logout there must be no token, and asking %s for one said: %v", b.name, err)
 		}
 	}
-	d.say("Logged out: of the %d secrets that the brokers knew or issued, none is left in the %d files here.", len(secrets), files)
+	d.say("Logged out: of the %d secrets that the brokers knew or issued, %d stood in files before, and none is left in the %d files here.",
+		known, before, files)
 	return nil
+}
+
+// search counts the files in the demo's folder, and those of the secrets that stand in any of them.
+func (d *demo) search(secrets []string) (files, found int, err error) {
+	var all bytes.Buffer
+	err = filepath.WalkDir(d.dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		files++
+		text, err := os.ReadFile(path)
+		all.Write(append(text, 0))
+		return err
+	})
+	for _, secret := range secrets {
+		if bytes.Contains(all.Bytes(), []byte(secret)) {
+			found++
+		}
+	}
+	return files, found, err
 }
 
 // count checks how many token calls of a kind the broker has seen since the last count.

@@ -11,7 +11,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -246,9 +245,9 @@ func (d *doctor) storeOf(ctx context.Context, broker string) (store keptStore, o
 	switch {
 	case err != nil && store.Store == nil:
 		d.wrong(max(exitCode(err), 1), "", "store", forPeople(err), "", see)
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EACCES):
+	case mend(err) != "":
 		d.wrong(1, "", "store", fmt.Sprintf("%s (%s): %s", store.name, store.how, forPeople(err)),
-			"free space there and make it writable for you alone, or name another by --store disk:DIR", see)
+			mend(err)+elsewhere, see)
 	case err != nil:
 		d.wrong(max(exitCode(err), 1), "", "store", fmt.Sprintf("%s (%s): %s", store.name, store.how, forPeople(err)), "", see)
 	case store.name == "memory":

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -153,10 +154,12 @@ func (a *app) loginCommand() *cobra.Command {
 			}
 			if errno, ok := errors.AsType[syscall.Errno](err); ok && !asking && !errors.Is(err, brokerauth.ErrUnavailable) {
 				// It is the store's, which names a file that nobody knows.
-				return fmt.Errorf("%s: nobody was asked to log in, because a login cannot be kept in %s: %w: "+
-					"free space there and make it writable, or name another with --store disk:DIR", b.name, store.where(s), errno)
+				return fmt.Errorf("%s: nobody was asked to log in, because a login cannot be kept in %s: %w: %s",
+					b.name, store.where(s), errno, cmp.Or(mend(errno), "free space there and make it writable")+elsewhere)
 			}
-			return err
+			if err = a.orUnsaved(ctx, b, s, err); err != nil {
+				return err
+			}
 		}
 		if !asking {
 			st, err := s.Status(context.WithoutCancel(ctx))
@@ -169,6 +172,31 @@ func (a *app) loginCommand() *cobra.Command {
 		return a.loggedIn(ctx, b, s, store, asked)
 	})
 	return cmd
+}
+
+// orUnsaved is err, of a login with s, which is closed; or why the new login could not be saved, if that is all that is
+// wrong; or nil, if it was saved later than Login could wait for.
+func (a *app) orUnsaved(ctx context.Context, b broker, s *brokerauth.Session, err error) error {
+	switch a.last.Load() {
+	case "saved":
+		return nil
+	default:
+		return err
+	case "unsaved":
+	}
+	st, _ := s.Status(context.WithoutCancel(ctx))
+	if st.SaveError == nil {
+		return err
+	}
+	cause := cmp.Or(errors.Unwrap(st.SaveError), st.SaveError)
+	todo := mend(cause)
+	if todo != "" {
+		todo += ", then "
+	}
+	if b.afterLogin != "" {
+		todo = strings.TrimSuffix(strings.ToLower(b.afterLogin[:1])+b.afterLogin[1:], ".") + ": " + todo
+	}
+	return fmt.Errorf("%s: the new login could not be saved, and is lost: %s: %srun: %s", b.name, forPeople(cause), todo, a.remedy())
 }
 
 // loggedIn tells of a login that has just been saved. The settings asked were typed.

@@ -70,6 +70,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unicode"
@@ -131,6 +132,8 @@ type app struct {
 	named          bool   // the profile was named
 	broker         string // what the run is about, for errors; empty: none, or several
 	running        bool   // the command line was understood
+
+	last atomic.Value // the kind of the last event that tells what became of a new token
 
 	found *settings // of the profile; nil: nobody has looked for them
 	debug bool      // the settings ask for all that happens
@@ -275,6 +278,12 @@ func (a *app) complain(err error) {
 	}
 	if exitCode(err) == 130 {
 		text = "interrupted"
+		switch a.last.Load() {
+		case "login", "refreshed", "saved":
+			if a.broker != "" {
+				text += "; the new token was saved"
+			}
+		}
 		if joined, ok := err.(interface{ Unwrap() []error }); ok {
 			for _, err := range joined.Unwrap() {
 				if !errors.Is(err, context.Canceled) {
@@ -282,6 +291,10 @@ func (a *app) complain(err error) {
 				}
 			}
 		}
+	}
+	text = strings.ReplaceAll(text, "works in this program but could not be saved", "could not be saved") // the program ends
+	if e, ok := errors.AsType[unwritable](err); ok {
+		text += ": " + e.todo
 	}
 	if a.broker != "" && a.profile != "default" && !strings.Contains(text, fmt.Sprintf("profile %q", a.profile)) {
 		text = fmt.Sprintf("profile %q: %s", a.profile, text)

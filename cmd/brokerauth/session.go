@@ -144,11 +144,21 @@ func atMostOne(cmd *cobra.Command, args []string) error {
 
 // observer tells a person what they should know of, or all there is. What ends in an error is told as one.
 func (a *app) observer() func(brokerauth.Event) {
+	note := func(e brokerauth.Event) {
+		switch e.Kind {
+		case "login", "refreshed", "saved", "unsaved":
+			a.last.Store(e.Kind)
+		}
+	}
 	if a.debug {
 		log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelDebug}))
-		return func(e brokerauth.Event) { log.Debug("brokerauth: "+e.Kind, "event", e) }
+		return func(e brokerauth.Event) {
+			note(e)
+			log.Debug("brokerauth: "+e.Kind, "event", e)
+		}
 	}
 	return func(e brokerauth.Event) {
+		note(e)
 		if e.Kind == "set aside" {
 			fmt.Fprintf(a.err, "brokerauth: warning: %v\n", e.Err)
 		}

@@ -11,6 +11,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
+
+	"github.com/ncruces/go-sqlite3"
 
 	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/internal/private"
@@ -384,10 +387,35 @@ func outOfReach(err error, name, todo string) error {
 	if _, already := errors.AsType[unreachable](err); !already && errors.Is(err, brokerauth.ErrUnavailable) {
 		return unreachable{err, name, todo}
 	}
+	if todo := mend(err); todo != "" {
+		return unwritable{err, todo}
+	}
 	return err
 }
 
-// reached is a store whose errors tell that it is the store which is out of reach, and what to do.
+// mend is what to do where files take no record because of err; empty: err is about something else.
+func mend(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, sqlite3.FULL):
+		return "free space there"
+	case errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EACCES), errors.Is(err, sqlite3.READONLY):
+		return "make it writable for you alone"
+	}
+	return ""
+}
+
+// elsewhere goes on from mend for a login that is yet to be made.
+const elsewhere = ", or name another with --store disk:DIR"
+
+// unwritable is the error of a store whose files take no record, and not of a broker or of another file.
+type unwritable struct {
+	error
+	todo string
+}
+
+func (e unwritable) Unwrap() error { return e.error }
+
+// reached is a store whose errors tell that it is the store which is out of reach or takes nothing, and what to do.
 type reached struct {
 	brokerauth.Store
 	name, todo string

@@ -520,8 +520,12 @@ func TestStatusWithin(t *testing.T) {
 
 	// The app's settings are not needed to look, or to delete.
 	bare := p.with("SCHWAB_APP_KEY", "", "SCHWAB_APP_SECRET", "", "SCHWAB_CALLBACK_URL", "")
-	wantAll(t, bare.must(0, "status", "schwab").out, "access: ")
-	bare.must(0, "status")
+	for _, args := range [][]string{{"status"}, {"status", "schwab"}} {
+		wantAll(t, bare.must(0, args...).out, "…, whose settings are not here): access: ") // it may be an emulated broker's
+	}
+	if out := p.must(0, "status").out; strings.Contains(out, "…") {
+		t.Errorf("an identity is told where the settings name it: %s", out)
+	}
 	bare.must(3, "status", "schwab", "--profile", "other")
 	var many []map[string]any
 	if err := json.Unmarshal([]byte(bare.must(0, "status", "--json").out), &many); err != nil || len(many) != 1 || many[0]["broker"] != "schwab" {
@@ -642,6 +646,22 @@ func TestOtherIdentity(t *testing.T) {
 		wantAll(t, r.errors, "run: brokerauth logout schwab --identity "+dead+"\n")
 	}
 	wantAll(t, bare.must(2, "logout", "schwab").errors, "--identity", dead, live)
+	// A program that reads an object gets one, or an error that says what to set.
+	r := bare.must(2, "status", "schwab", "--json")
+	if wantAll(t, r.errors, dead, live, "SCHWAB_APP_KEY", "SCHWAB_BASE_URL"); r.out != "" {
+		t.Errorf("status schwab --json prints %s", r.out)
+	}
+	// The key and the base URL tell which is meant, though nothing else is set, as in another project's .env.
+	half := other.with("SCHWAB_APP_SECRET", "", "SCHWAB_CALLBACK_URL", "")
+	var one map[string]any
+	if err := json.Unmarshal([]byte(half.must(0, "status", "schwab", "--json").out), &one); err != nil || one["identity"] != identity["live"] {
+		t.Errorf("status schwab --json: %v, %v", one, err)
+	}
+	out = half.must(0, "status").out
+	wantAll(t, out, "schwab (another app, grant or base URL, "+dead, "schwab ("+live+"…):")
+	stranger := half.with("SCHWAB_APP_KEY", "of-another-app")
+	wantAll(t, stranger.must(3, "status", "schwab").out, "schwab: not logged in")
+	wantAll(t, stranger.must(3, "status").out, "schwab (another app, grant or base URL, "+live)
 	bare.must(2, "logout", "schwab", "--identity", live, "--profile", "paper")
 
 	wantAll(t, other.must(0, "logout", "schwab", "--identity", dead).out, "logged out", dead)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -430,6 +431,24 @@ func (s *settings) provider(ctx context.Context, b broker, prompt *prompt) (p br
 		faults = append(faults, err)
 	}
 	return nil, nil, usageError{errors.Join(faults...)}
+}
+
+// identity is that of b's app, if the settings name that, which is the first of them: neither a secret nor a callback is
+// part of it.
+func (s *settings) identity(b broker) (identity string, ok bool) {
+	values := map[string]string{}
+	for _, setting := range append(slices.Clone(b.settings), setting{name: b.prefix + baseURL}) {
+		value, err := s.get(setting.name)
+		if err != nil || value == "" && setting.name == b.settings[0].name {
+			return "", false
+		}
+		values[setting.name] = cmp.Or(value, setting.sample)
+	}
+	p, err := b.open(func(name string) string { return values[name] })
+	if err != nil {
+		return "", false
+	}
+	return p.Info().Identity, true
 }
 
 // prompt asks a person at a terminal.

@@ -25,13 +25,14 @@ func (a *app) statusCommand() *cobra.Command {
 		Long: "Tell how long the access token and the login last, of one broker or of all stored logins. " +
 			"It asks no broker and changes nothing.\n\n" +
 			"It exits with 3 if a person must log in, and for several logins with the highest code of any. A login of another " +
-			"app, grant or base URL than the settings name does not count.",
+			"app, grant or base URL than the settings name does not count. One whose settings are not here is told with its identity.\n\n" +
+			"With --json and a broker the answer is one object: if logins of several apps are stored, the settings must name the app.",
 		Args:      atMostOne,
 		ValidArgs: brokerNames(),
 	}
 	flags := cmd.Flags()
 	flags.Var(&within, "within", "exit with 3 already if a person must log in that soon")
-	flags.BoolVar(&asJSON, "json", false, "print JSON: an object, or an array if no broker is named")
+	flags.BoolVar(&asJSON, "json", false, "print JSON: an object of the broker that is named, whose settings must tell which login if several are stored; else an array")
 	cmd.RunE = a.action(func(ctx context.Context, args []string) error {
 		var (
 			sessions []placed
@@ -49,6 +50,12 @@ func (a *app) statusCommand() *cobra.Command {
 			found, store, err := a.stored(ctx, b)
 			if err != nil {
 				return err
+			}
+			if asJSON && len(found) > 1 {
+				// A program that reads an object must not be surprised by an array.
+				return usageError{fmt.Errorf("%s: several apps' logins are stored (%s), and %s is not set, which says of which this should tell: "+
+					"set it, and %s where that is not the broker's own; or leave %[1]s out, for an array of all",
+					b.name, strings.Join(identities(found), ", "), b.settings[0].name, b.prefix+baseURL)}
 			}
 			for _, s := range found {
 				sessions = append(sessions, placed{s, store})
@@ -72,6 +79,8 @@ func (a *app) statusCommand() *cobra.Command {
 			name := a.who(st.Key)
 			if stored.other {
 				name += " (another app, grant or base URL, " + shortened(st.Key) + "…)"
+			} else if _, unknown := findBroker(st.Key.Provider); isStored && !stored.named && !idle && st.KeptAs != "" && unknown == nil {
+				name += " (" + shortened(st.Key) + "…, whose settings are not here)" // it may be an emulated broker's
 			} else if alike[brokerauth.Key{Provider: st.Key.Provider, Profile: st.Key.Profile}] > 1 {
 				name += " (" + shortened(st.Key) + "…)"
 			}
@@ -160,6 +169,10 @@ func (a *app) stored(ctx context.Context, b broker) ([]*brokerauth.Session, kept
 	case err != nil && !errors.Is(err, errMissing):
 		return nil, keptStore{}, err
 	}
+	if own, ok := found.identity(b); ok && store.name != "memory" {
+		key := brokerauth.Key{Provider: b.name, Identity: own, Profile: a.profile}
+		return []*brokerauth.Session{a.session(onlyStored{key: key, named: true}, store, a.profile)}, store, nil
+	}
 	keys, err := store.keys(ctx)
 	if err != nil {
 		return nil, keptStore{}, err
@@ -195,6 +208,15 @@ func (a *app) identified(ctx context.Context, broker, prefix string) ([]*brokera
 			"not one: see: brokerauth status", broker, len(keys), a.profile, prefix)}
 	}
 	return []*brokerauth.Session{a.session(onlyStored{key: keys[0]}, store, a.profile)}, store, nil
+}
+
+// identities returns enough of each login's to tell them apart.
+func identities(sessions []*brokerauth.Session) (all []string) {
+	for _, s := range sessions {
+		info := s.Provider.Info()
+		all = append(all, shortened(brokerauth.Key{Provider: info.Name, Identity: info.Identity}))
+	}
+	return all
 }
 
 // openKeys opens the settings and the store of the broker's login, and lists what is in it.
@@ -286,7 +308,9 @@ func (a *app) providerOf(ctx context.Context, key brokerauth.Key, found *setting
 	}
 	p, _, err := found.provider(ctx, b, nil)
 	if err != nil {
-		return onlyStored{key: key}
+		id, ok := found.identity(b)
+		named := ok && id == key.Identity
+		return onlyStored{key: key, named: named, other: ok && !named}
 	}
 	own := key
 	if own.Identity = p.Info().Identity; own == key {
@@ -314,7 +338,8 @@ func (store keptStore) keys(ctx context.Context) ([]brokerauth.Key, error) {
 // onlyStored is a Provider that knows no more of a login than its key.
 type onlyStored struct {
 	key   brokerauth.Key
-	other bool // the settings name another app, grant or base URL of that broker
+	named bool // the settings name it, though not all that a refresh needs
+	other bool // they name another app, grant or base URL of that broker
 }
 
 func (o onlyStored) Info() brokerauth.Info {

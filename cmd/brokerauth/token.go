@@ -135,12 +135,7 @@ func (a *app) logoutCommand() *cobra.Command {
 			return err
 		}
 		if len(sessions) > 1 {
-			var identities []string
-			for _, s := range sessions {
-				info := s.Provider.Info()
-				identities = append(identities, shortened(brokerauth.Key{Provider: info.Name, Identity: info.Identity}))
-			}
-			return usageError{fmt.Errorf("%s: several apps' logins are stored: give --identity with one of %s", a.broker, strings.Join(identities, ", "))}
+			return usageError{fmt.Errorf("%s: several apps' logins are stored: give --identity with one of %s", a.broker, strings.Join(identities(sessions), ", "))}
 		}
 		for _, s := range sessions {
 			st, statusErr := s.Status(ctx)

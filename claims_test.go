@@ -261,6 +261,35 @@ func TestWrongClocksForDays(t *testing.T) {
 	})
 }
 
+// A clock that is set while a refresh is under way, as NTP does once a computer is online, makes nobody take the claim of a
+// process of this machine that lives.
+func TestClockSetDuringARefresh(t *testing.T) {
+	for _, ahead := range []time.Duration{-25 * time.Hour, -61 * time.Minute, 61 * time.Minute, 25 * time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			b := emulator.Schwab(t, emulator.Config{Latency: 3 * time.Second, Rotate: true})
+			store := new(memory.Store)
+			holder, _ := loggedIn(t, b, store)
+			defer holder.Close()
+			time.Sleep(31 * time.Minute)
+			done := make(chan error)
+			go func() {
+				_, err := holder.Token(t.Context())
+				done <- err
+			}()
+			time.Sleep(time.Second)
+			other, _ := session(b, &otherClock{Store: store, ahead: ahead})
+			defer other.Close()
+			_, err := other.Token(t.Context())
+			if err := errors.Join(err, <-done); err != nil {
+				t.Errorf("a clock %s ahead: %v", ahead, err)
+			}
+			if _, err := holder.Refresh(t.Context(), nil); err != nil { // the broker takes a spent refresh token for theft
+				t.Errorf("a clock %s ahead cost the login: %v", ahead, err)
+			}
+		})
+	}
+}
+
 // A store that fails between the request and its save: one holder has the token, the others wait and get it once it is
 // saved, and nobody asks again. A store that fails before: nobody asks at all.
 func TestStoreThatFailsAroundARequest(t *testing.T) {

@@ -92,6 +92,28 @@ func TestObserverMayCloseAndLogIn(t *testing.T) {
 	})
 }
 
+// The same once a token that could not be saved has been, which nobody asked for.
+func TestObserverMayCloseOnceSaved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		store := &link{Store: new(memory.Store)}
+		closed := make(chan struct{})
+		var s *brokerauth.Session
+		s = &brokerauth.Session{Provider: b.Provider(), Store: store, Observe: func(e brokerauth.Event) {
+			if e.Kind == "saved" {
+				s.Close()
+				close(closed)
+			}
+		}}
+		store.lost.Store(true)
+		if err := s.Login(t.Context(), b.Approve); !errors.Is(err, errDisk) {
+			t.Fatal(err)
+		}
+		store.cut.Store(false)
+		<-closed
+	})
+}
+
 func TestCloseEndsALoginThatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := emulator.Schwab(t)

@@ -3,6 +3,7 @@ package brokerauth_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -18,6 +19,7 @@ type link struct {
 	brokerauth.Store
 	loads, swaps atomic.Int64 // how long they take
 	cut          atomic.Bool
+	lost         atomic.Bool // the next swap is done, and the link cut before its answer
 }
 
 func (l *link) wait(ctx context.Context, takes *atomic.Int64) error {
@@ -43,7 +45,12 @@ func (l *link) CompareAndSwap(ctx context.Context, key brokerauth.Key, old, new 
 	if err := l.wait(ctx, &l.swaps); err != nil {
 		return false, err
 	}
-	return l.Store.CompareAndSwap(ctx, key, old, new)
+	swapped, err := l.Store.CompareAndSwap(ctx, key, old, new)
+	if !strings.HasPrefix(key.Provider, "~") && l.lost.CompareAndSwap(true, false) { // not that of a probe
+		l.cut.Store(true)
+		return false, errDisk
+	}
+	return swapped, err
 }
 
 // A program has the broker's answer and cannot save it, and nobody asks it for a token again: it saves the answer once
@@ -96,6 +103,36 @@ func TestStoreThatComesBack(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A login was saved and its program does not know, because the answer was lost. Another program finds it and renews it:
+// the first one's next try must not bring the old tokens back.
+func TestLoginThatWasSavedAfterAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t, emulator.Config{Rotate: true})
+		shared := new(memory.Store)
+		mine := &link{Store: shared}
+		mine.lost.Store(true)
+		s, _ := session(b, mine)
+		defer s.Close()
+		if err := s.Login(t.Context(), b.Approve); !errors.Is(err, errDisk) {
+			t.Fatal(err)
+		}
+		other, _ := session(b, shared)
+		defer other.Close()
+		first := mustToken(t, other)
+		time.Sleep(26 * time.Minute)
+		if second := mustToken(t, other); second.AccessToken == first.AccessToken || refreshes(b) != 1 {
+			t.Fatalf("%d refreshes, want 1", refreshes(b))
+		}
+		mine.cut.Store(false)
+		time.Sleep(time.Hour)
+		for _, s := range []*brokerauth.Session{s, other} {
+			if token := mustToken(t, s); !honoured(t, b, token) {
+				t.Error("the old tokens came back")
+			}
+		}
+	})
 }
 
 // The store answers, but late: what a waiter sees late was done late, too.

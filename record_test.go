@@ -46,6 +46,7 @@ func TestRecordThatCannotBeRead(t *testing.T) {
 	for text, want := range map[string]error{
 		"": ErrCorrupt, "{": ErrCorrupt, "null": ErrCorrupt, "[]": ErrCorrupt, "{}": ErrCorrupt, `{"v":"1"}`: ErrCorrupt, `{"v":0}`: ErrCorrupt,
 		`{"v":1,"token":[]}`: ErrCorrupt, `{"v":1,"token":{}}`: ErrCorrupt, `{"v":1,"token":{"access_token":"a\nb"}}`: ErrCorrupt,
+		`{"v":1,"token":{"access_token":"a","token_type":"Bearer\nX-Other: a"}}`: ErrCorrupt,
 		`{"v":1,"claim":"x"}`: ErrCorrupt, `{"v":2}`: errors.ErrUnsupported, `{"v":2,"token":"of another form"}`: errors.ErrUnsupported,
 	} {
 		if _, err := decodeRecord([]byte(text)); !errors.Is(err, want) {

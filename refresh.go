@@ -25,7 +25,7 @@ const (
 	firstBackoff = 5 * time.Second              // after the first passing failure; each further one waits four times as long
 	longestRetry = 24 * time.Hour               // the most of a Retry-After that is believed
 	youngest     = time.Minute                  // an access token younger than this is not renewed for a 401
-	oldClaim     = time.Hour                    // a claim that old by its own word is void, however hosts' clocks differ
+	oldClaim     = time.Hour                    // another host's claim that old by its own word is void, however clocks differ
 )
 
 // refresh is one flight's work.
@@ -324,8 +324,13 @@ func (r *refresh) void(c *claim, now time.Time) bool {
 	if r.claimSeen != c.ID {
 		r.claimSeen, r.claimSince = c.ID, now
 	}
-	return r.orphan == c.ID || now.Sub(r.claimSince) >= claimLife || now.Sub(c.Since).Abs() >= oldClaim ||
-		c.Machine != "" && c.Machine == r.machine && dead(c.PID)
+	if r.orphan == c.ID || now.Sub(r.claimSince) >= claimLife {
+		return true
+	}
+	if c.Machine != "" && c.Machine == r.machine {
+		return dead(c.PID) // while it lives, no clock is believed: this machine's may just have been set
+	}
+	return now.Sub(c.Since).Abs() >= oldClaim
 }
 
 // poll is how a refresh waits for somebody else's claim: 1 ms doubling to 10 ms, and 250 ms after a second.
@@ -576,6 +581,8 @@ func (u *unsaved) replaces(rec *record) bool {
 	switch {
 	case u.login && rec == nil:
 		return !u.stood
+	case u.login && rec.hasToken() && newerTokens(rec.token, u.token):
+		return false // it was saved after all, and renewed since
 	case u.login:
 		return !rec.hasToken() || rec.token.LoggedInAt.Equal(u.before) || !laterLogin(rec.token, u.token)
 	case rec == nil || u.old == nil || rec.token == nil:
@@ -669,8 +676,6 @@ func (s *Session) saveLater() {
 		if s.closed || s.unsaved == nil {
 			return
 		}
-		s.finishing.Add(1)
-		defer s.finishing.Done()
 		s.mu.Unlock()
 		_, _, _ = s.ride(context.Background(), key, want{}) // which saves first
 		s.mu.Lock()

@@ -622,6 +622,28 @@ func TestLogoutDuringARefreshStands(t *testing.T) {
 	})
 }
 
+// What the API says with its refusal is not waited for.
+func TestRefusalThatNeverEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		s, _ := loggedIn(t, b, new(memory.Store))
+		defer s.Close()
+		time.Sleep(2 * time.Minute)
+		body, _ := io.Pipe()
+		calls := 0
+		api := s.Client(&http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			if calls++; calls == 1 {
+				return &http.Response{StatusCode: http.StatusUnauthorized, Body: body}, nil
+			}
+			return b.RoundTrip(r)
+		})})
+		resp, err := api.Get("https://api.schwabapi.com/trader/v1/accounts/accountNumbers")
+		if err != nil || resp.StatusCode != http.StatusOK || calls != 2 {
+			t.Errorf("%d calls, %v, %v", calls, resp, err)
+		}
+	})
+}
+
 // A token for work that takes long is renewed as often as that takes, which is no API's refusal.
 func TestTokenFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -101,7 +101,7 @@ func (t *Token) fault() error {
 	if t == nil {
 		return errors.New("there is no token")
 	}
-	for name, value := range map[string]string{"access token": t.AccessToken, "refresh token": t.RefreshToken} {
+	for name, value := range map[string]string{"access token": t.AccessToken, "token type": t.TokenType, "refresh token": t.RefreshToken} {
 		for i := range len(value) {
 			if value[i] < 0x21 || value[i] > 0x7e {
 				return fmt.Errorf("the %s has a character that no token may have", name)

@@ -2,7 +2,6 @@ package brokerauth
 
 import (
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -101,9 +100,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			return resp, nil
 		}
 	}
-	// A drained connection can be used again.
-	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
-	resp.Body.Close()
+	resp.Body.Close() // unread: it may never end
 	return t.base.RoundTrip(again)
 }
 

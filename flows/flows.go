@@ -343,17 +343,6 @@ func givenUp(ctx context.Context) error {
 // final reports whether another address could not help: the broker has answered, could not be asked, or the login
 // cannot be kept. What is left is about the address.
 func final(err error) bool {
-	if e, ok := errors.AsType[*brokerauth.Error](err); ok {
-		return e.Kind != nil || e.Status != 0 || e.Code != ""
-	}
-	for _, kind := range []error{
-		brokerauth.ErrLoginRequired, brokerauth.ErrRejected, brokerauth.ErrUnavailable, brokerauth.ErrCorrupt,
-		fs.ErrPermission, fs.ErrNotExist, errors.ErrUnsupported, context.Canceled, context.DeadlineExceeded,
-	} {
-		if errors.Is(err, kind) {
-			return true
-		}
-	}
-	_, ok := errors.AsType[*fs.PathError](err)
-	return ok
+	e, ok := errors.AsType[*brokerauth.Error](err)
+	return !ok || e.Kind != nil || e.Status != 0 || e.Code != ""
 }

@@ -154,7 +154,7 @@ func TestPasteFinal(t *testing.T) {
 		final bool
 	}{
 		{&brokerauth.Error{Op: "login", Err: errors.New("the address holds no code")}, false},
-		{errors.New("that is no address"), false},
+		{errors.New("schwab: the new token works in this program but could not be saved: no space left on device"), true},
 		{&brokerauth.Error{Op: "login", Status: 400, Code: "invalid_grant"}, true},
 		{&brokerauth.Error{Op: "login", Code: "access_denied"}, true},
 		{&brokerauth.Error{Op: "login", Kind: brokerauth.ErrUnavailable}, true},
@@ -206,7 +206,7 @@ func FuzzPaste(f *testing.F) {
 		var got []string
 		finish := func(_ context.Context, callback string) error {
 			got = append(got, callback)
-			return errors.New("no callback")
+			return &brokerauth.Error{Err: errors.New("no callback")}
 		}
 		err := flows.Paste(&flows.Options{In: strings.NewReader(s), Out: io.Discard})(t.Context(), pasteLogin, finish)
 		if !errors.Is(err, io.ErrUnexpectedEOF) {

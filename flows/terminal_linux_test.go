@@ -40,7 +40,7 @@ func play(role, redirect string) {
 	}
 	finish := func(_ context.Context, callback string) error {
 		if !strings.HasPrefix(callback, login.RedirectURL) {
-			return errors.New("no callback")
+			return &brokerauth.Error{Err: errors.New("no callback")}
 		}
 		fmt.Println("callback", callback)
 		return nil

@@ -274,7 +274,6 @@ func TestNoToken(t *testing.T) {
 		{`{"access_token":"A B"}`, brokerauth.ErrUnavailable},
 		{`{"access_token":"Ä"}`, brokerauth.ErrUnavailable},
 		{`{"access_token":"A","refresh_token":"R\r\nX: y"}`, brokerauth.ErrUnavailable},
-		{`{"access_token":"A","token_type":"Bearer\n"}`, brokerauth.ErrUnavailable},
 		{`{"access_token":"A","error":"invalid_grant"}`, brokerauth.ErrLoginRequired},
 		{`{"error_code":"invalid_client","access_token":"A"}`, brokerauth.ErrRejected},
 		{`{"access_token":"A"`, brokerauth.ErrUnavailable},

@@ -11,6 +11,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
@@ -39,7 +40,7 @@ type call struct {
 
 // token sends form and returns old renewed by what the broker answers.
 func (c *call) token(ctx context.Context, form url.Values) (*brokerauth.Token, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeout(untraced{ctx}, timeout)
 	defer cancel()
 	if c.AuthStyle == oauth2.AuthStyleInParams {
 		for name, value := range map[string]string{"client_id": c.ClientID, "client_secret": c.ClientSecret} {
@@ -84,6 +85,9 @@ func (c *call) token(ctx context.Context, form url.Values) (*brokerauth.Token, e
 	var failure *brokerauth.Error
 	switch {
 	case err != nil:
+		if t, err := readToken(body, c.old, issued, c.AccessLife); err == nil && resp.StatusCode/100 == 2 {
+			return t, nil // all of it has come, whatever became of the connection
+		}
 		failure = c.unreachable(ctx, err)
 	case resp.StatusCode/100 == 3:
 		failure = c.redirected(resp)
@@ -105,6 +109,17 @@ func (c *call) token(ctx context.Context, form url.Values) (*brokerauth.Token, e
 	return nil, failure
 }
 
+// untraced hides the trace of whoever waits for the token: it would be shown the secrets, and is meant for their own request.
+type untraced struct{ context.Context }
+
+func (u untraced) Value(key any) any {
+	v := u.Context.Value(key)
+	if _, ok := v.(*httptrace.ClientTrace); ok {
+		return nil
+	}
+	return v
+}
+
 // errRefused: the body is not a token's but may tell why.
 var errRefused = errors.New("refused")
 
@@ -119,12 +134,14 @@ func readToken(body []byte, old *brokerauth.Token, issued time.Time, life time.D
 		json.Unmarshal(fields[name], &s) // what is no string counts as absent
 		return s
 	}
-	access, refresh, kind := field("access_token"), field("refresh_token"), field("token_type")
+	access, refresh, kind := field("access_token"), field("refresh_token"), strings.TrimSpace(field("token_type"))
 	switch {
 	case access == "":
 		return nil, errRefused
-	case !visible(access) || !visible(refresh) || !visible(kind):
+	case !visible(access) || !visible(refresh):
 		return nil, errors.New("a token holds a character that no token may have")
+	case !visible(kind):
+		kind = ""
 	}
 	t := old.Clone()
 	t.AccessToken = access
@@ -147,7 +164,7 @@ func readToken(body []byte, old *brokerauth.Token, issued time.Time, life time.D
 // said reports whether an answer's error field says anything.
 func said(field json.RawMessage) bool {
 	switch s := string(bytes.TrimSpace(field)); s {
-	case "", "null", `""`, "false", "{}":
+	case "", "null", `""`, "false", "{}", "[]", "0", `"0"`:
 		return false
 	}
 	return true

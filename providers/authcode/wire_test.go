@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -37,6 +38,18 @@ func serve(t *testing.T, handler http.HandlerFunc) *authcode.Provider {
 	c := config(nil)
 	c.BaseURL = server.URL
 	return provider(t, c)
+}
+
+// Whoever traces a request of their own is not shown what a token call sends.
+func TestTraceShowsNoSecret(t *testing.T) {
+	p := serve(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, `{"access_token":"A1"}`) })
+	var traced []string
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		WroteHeaderField: func(name string, _ []string) { traced = append(traced, name) },
+	})
+	if _, err := p.Refresh(ctx, old); err != nil || len(traced) > 0 {
+		t.Errorf("the caller's trace saw %v, %v", traced, err)
+	}
 }
 
 func TestRedirect(t *testing.T) {

@@ -15,8 +15,9 @@ import (
 )
 
 // Ensure makes sure that the login lives for at least within from now: at once if it does, else by Login with flow,
-// which asks a person. The old login goes on working until the new one is saved. A login without an end (LoginBy zero)
-// is enough if a token can be had.
+// which asks a person. The old login goes on working until the new one is saved, so that an error, of a consent that was
+// declined, say, may match [ErrLoginRequired] although the old login lives. A login without an end (LoginBy zero) is enough
+// if a token can be had.
 func (s *Session) Ensure(ctx context.Context, flow Flow, within time.Duration) error {
 	st, err := s.Status(ctx)
 	if err != nil && !errors.Is(err, ErrCorrupt) {

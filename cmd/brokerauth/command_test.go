@@ -483,6 +483,18 @@ func TestDenied(t *testing.T) {
 	if r.code != 3 || !strings.Contains(r.errors, "declined") {
 		t.Errorf("a declined consent: exit code %d\n%s", r.code, r.errors)
 	}
+	const still = "the login that is stored still works: to log in anew, run: brokerauth login schwab\n"
+	if wantAll(t, r.errors, still); strings.Contains(r.errors, "login required") {
+		t.Errorf("nobody must log in, and it says: %s", r.errors)
+	}
+	r = denied.run("login", "schwab", "--flow", "browser", "--profile", "new")
+	if r.code != 3 || strings.Contains(r.errors, "still works") {
+		t.Errorf("a declined consent, of a profile without a login: exit code %d\n%s", r.code, r.errors)
+	}
+	p.broker.Inject(emulator.Fault{Status: 400, Body: `{"error":"invalid_grant"}`})
+	if r = p.run("login", "schwab"); r.code != 3 || !strings.Contains(r.errors, still) {
+		t.Errorf("a code that is too old: exit code %d\n%s", r.code, r.errors)
+	}
 	forged := p.with("BROWSER", strings.Replace(p.env["BROWSER"], "approve", "forge", 1))
 	r = forged.run("login", "schwab", "--flow", "browser", "--timeout", "2s")
 	if r.code != 1 || p.calls("authorization_code") != 1 || strings.Contains(r.errors, "context deadline") {
@@ -508,14 +520,22 @@ func TestStatusWithin(t *testing.T) {
 	p.must(3, "status", "--within", "8d")
 
 	// A login that lives long enough is left alone.
+	p.edit(func(token map[string]any) {
+		token["logged_in_at"], token["login_by"] = time.Now().Add(-24*time.Hour), time.Now().Add(6*24*time.Hour)
+	})
 	for _, test := range []struct {
 		within string
 		logins int
-	}{{"12h", 1}, {"8d", 2}} {
+	}{{"12h", 1}, {"6.5d", 2}} {
 		r := p.login("--within", test.within)
 		if n := p.calls("authorization_code"); n != test.logins {
 			t.Errorf("login --within %s: %d logins, want %d\n%s", test.within, n, test.logins, r.errors)
 		}
+	}
+
+	// No login lives that long, and whoever asks for one would be sent to log in by each run.
+	for _, within := range []string{"7d", "8d"} {
+		wantAll(t, p.must(2, "login", "schwab", "--within", within).errors, "schwab's logins live 7 d", within[:1]+" d\n")
 	}
 
 	// The app's settings are not needed to look, or to delete.
@@ -589,6 +609,32 @@ func TestAnotherBaseURL(t *testing.T) {
 	}
 	if after, err := os.ReadFile(path); err != nil || string(after) != string(before) {
 		t.Errorf("the record was changed: %v", err)
+	}
+}
+
+// Schwab keeps one login of an app, so that of an earlier profile has ended, whatever its clock says.
+func TestEarlierProfile(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	p.login()
+	if out := p.must(0, "status").out; strings.Contains(out, "later login") {
+		t.Errorf("of one login: %s", out)
+	}
+	time.Sleep(10 * time.Millisecond)
+	p.login("--profile", "bob")
+	const ended = "  a later login of this app (profile bob, "
+	for _, args := range [][]string{{"status"}, {"status", "schwab"}, {"status", "--profile", "default"}} {
+		out := p.must(0, args...).out
+		if wantAll(t, out, ended, ") has probably ended it\n"); strings.Count(out, "a later login") != 1 {
+			t.Errorf("brokerauth %s:\n%s", strings.Join(args, " "), out)
+		}
+	}
+	if out := p.must(0, "status", "schwab", "--profile", "bob").out; strings.Contains(out, "later login") {
+		t.Errorf("of the later login: %s", out)
+	}
+	p.must(3, "refresh", "schwab")
+	if out := p.run("status", "schwab").out; strings.Contains(out, "later login") { // the broker has said so
+		t.Errorf("of a login that has ended: %s", out)
 	}
 }
 

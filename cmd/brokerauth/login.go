@@ -143,6 +143,13 @@ func (a *app) loginCommand() *cobra.Command {
 			return advised(err, flow == "paste")
 		}
 		if cmd.Flags().Changed("within") {
+			// A login that cannot live so long would be asked for anew by each run.
+			if st, err := s.Status(ctx); err == nil && !st.LoginBy.IsZero() && !st.LoggedInAt.IsZero() {
+				if life := st.LoginBy.Sub(st.LoggedInAt); time.Duration(within) >= life {
+					return closed(s, usageError{fmt.Errorf("%s's logins live %s: none lives longer than %s",
+						b.name, inWords(life), inWords(time.Duration(within)))})
+				}
+			}
 			err = s.Ensure(ctx, counted, time.Duration(within))
 		} else {
 			err = s.Login(ctx, counted)
@@ -157,7 +164,7 @@ func (a *app) loginCommand() *cobra.Command {
 				return fmt.Errorf("%s: nobody was asked to log in, because a login cannot be kept in %s: %w: %s",
 					b.name, store.where(s), errno, cmp.Or(mend(errno), "free space there and make it writable")+elsewhere)
 			}
-			if err = a.orUnsaved(ctx, b, s, err); err != nil {
+			if err = a.loginEnded(ctx, b, s, err); err != nil {
 				return err
 			}
 		}
@@ -174,18 +181,17 @@ func (a *app) loginCommand() *cobra.Command {
 	return cmd
 }
 
-// orUnsaved is err, of a login with s, which is closed; or why the new login could not be saved, if that is all that is
-// wrong; or nil, if it was saved later than Login could wait for.
-func (a *app) orUnsaved(ctx context.Context, b broker, s *brokerauth.Session, err error) error {
-	switch a.last.Load() {
-	case "saved":
+// loginEnded is err, of a login with s, which is closed; or why the new login could not be saved, if that is all that is wrong;
+// or nil, if it was saved later than Login could wait for.
+func (a *app) loginEnded(ctx context.Context, b broker, s *brokerauth.Session, err error) error {
+	st, statusErr := s.Status(context.WithoutCancel(ctx))
+	switch last := a.last.Load(); {
+	case err == nil, last == "saved":
 		return nil
+	case last == "unsaved" && st.SaveError != nil:
+	case errors.Is(err, brokerauth.ErrLoginRequired) && statusErr == nil && !st.LoginRequired(0):
+		return stillIn{err}
 	default:
-		return err
-	case "unsaved":
-	}
-	st, _ := s.Status(context.WithoutCancel(ctx))
-	if st.SaveError == nil {
 		return err
 	}
 	cause := cmp.Or(errors.Unwrap(st.SaveError), st.SaveError)
@@ -198,6 +204,11 @@ func (a *app) orUnsaved(ctx context.Context, b broker, s *brokerauth.Session, er
 	}
 	return fmt.Errorf("%s: the new login could not be saved, and is lost: %s: %srun: %s", b.name, forPeople(cause), todo, a.remedy())
 }
+
+// stillIn is why nobody logged in, where an earlier login lives on.
+type stillIn struct{ error }
+
+func (e stillIn) Unwrap() error { return e.error }
 
 // loggedIn tells of a login that has just been saved. The settings asked were typed.
 func (a *app) loggedIn(ctx context.Context, b broker, s *brokerauth.Session, store keptStore, asked []string) error {

@@ -299,7 +299,11 @@ func (a *app) complain(err error) {
 	if a.broker != "" && a.profile != "default" && !strings.Contains(text, fmt.Sprintf("profile %q", a.profile)) {
 		text = fmt.Sprintf("profile %q: %s", a.profile, text)
 	}
+	_, still := errors.AsType[stillIn](err)
 	switch {
+	case still:
+		text = strings.Replace(text, ": "+brokerauth.ErrLoginRequired.Error(), "", 1)
+		text += "; the login that is stored still works: to log in anew, run: " + a.remedy()
 	case errors.Is(err, brokerauth.ErrLoginRequired) && a.broker != "" && !isUsage(err):
 		// The library says so, too, but not how.
 		text = strings.TrimSuffix(strings.TrimSuffix(text, ": log in first"), "; log in again") + ": run: " + a.remedy()

@@ -71,6 +71,7 @@ func (a *app) statusCommand() *cobra.Command {
 		for _, s := range sessions {
 			alike[brokerauth.Key{Provider: s.Provider.Info().Name, Profile: s.Profile}]++
 		}
+		newest := lastLogins{a: a}
 		for _, s := range sessions {
 			st, err := s.Status(ctx)
 			stored, isStored := s.Provider.(onlyStored)
@@ -96,6 +97,9 @@ func (a *app) statusCommand() *cobra.Command {
 				objects = append(objects, object)
 			case err == nil:
 				a.describe(name, st)
+				if later := newest.after(ctx, s, st); later != nil {
+					a.say("  a later login of this app (profile %s, %s) has probably ended it", later.Key.Profile, moment(later.LoggedInAt))
+				}
 			case stored.other:
 				a.say("%s: %v", name, err)
 			}
@@ -217,6 +221,40 @@ func identities(sessions []*brokerauth.Session) (all []string) {
 		all = append(all, shortened(brokerauth.Key{Provider: info.Name, Identity: info.Identity}))
 	}
 	return all
+}
+
+// lastLogins finds, for each app of a broker that keeps one login of it, the last that is stored, of whatever profile.
+type lastLogins struct {
+	a     *app
+	found map[string]map[brokerauth.Key]brokerauth.Status // by the store, then the key without its profile
+}
+
+// after returns the login that has ended that of s, whose status is st, if the store knows; or nil.
+func (l *lastLogins) after(ctx context.Context, s placed, st brokerauth.Status) *brokerauth.Status {
+	if b, err := findBroker(st.Key.Provider); err != nil || b.afterLogin == "" || st.LoggedInAt.IsZero() ||
+		errors.Is(st.LastError, brokerauth.ErrLoginRequired) {
+		return nil
+	}
+	app := func(key brokerauth.Key) brokerauth.Key { key.Profile = ""; return key }
+	last, ok := l.found[s.store.name]
+	if !ok {
+		last = make(map[brokerauth.Key]brokerauth.Status)
+		keys, _ := s.store.keys(ctx) // what cannot be listed is not known
+		for _, key := range keys {
+			one, err := l.a.session(onlyStored{key: key}, s.store, key.Profile).Status(ctx)
+			if err == nil && one.LoggedInAt.After(last[app(key)].LoggedInAt) {
+				last[app(key)] = one
+			}
+		}
+		if l.found == nil {
+			l.found = make(map[string]map[brokerauth.Key]brokerauth.Status)
+		}
+		l.found[s.store.name] = last
+	}
+	if later := last[app(st.Key)]; later.LoggedInAt.After(st.LoggedInAt) {
+		return &later
+	}
+	return nil
 }
 
 // openKeys opens the settings and the store of the broker's login, and lists what is in it.

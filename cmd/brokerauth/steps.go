@@ -70,7 +70,7 @@ func (a *app) finishLogin(ctx context.Context, b broker, timeout time.Duration) 
 		return err
 	}
 	err = a.finishWith(ctx, b, s, store, timeout)
-	if err = a.orUnsaved(ctx, b, s, closed(s, err)); err != nil {
+	if err = a.loginEnded(ctx, b, s, closed(s, err)); err != nil {
 		return err
 	}
 	return a.loggedIn(ctx, b, s, store, nil)

@@ -35,6 +35,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"sync"
 	"time"
@@ -120,7 +121,9 @@ func Auto(o *Options) brokerauth.Flow {
 			opts.say("The redirect address %s cannot be listened at here, so its answer is pasted.\n", login.RedirectURL)
 			return opts.pasteFrom(ctx, login, finish, opts.open())
 		case errors.Is(err, fs.ErrPermission):
-			opts.say("This user may not listen at the redirect address %s, so its answer is pasted.\n", login.RedirectURL)
+			u, _ := url.Parse(login.RedirectURL) // which has been tried
+			opts.say("This user may not listen on port %s, that of the redirect address %s, so its answer is pasted.\n",
+				port(u), login.RedirectURL)
 			return opts.pasteFrom(ctx, login, finish, opts.open())
 		case err != nil:
 			return err
@@ -260,6 +263,7 @@ func (o *Options) wait(ctx context.Context, login *brokerauth.Login, finish fini
 		pasted    = pasted{state: login.State}
 		last      arrival // the web's last one, and what became of it
 		lastError error
+		refused   error // what became of the last address, whoever brought it
 	)
 	for {
 		if lines == nil && in != nil {
@@ -270,6 +274,9 @@ func (o *Options) wait(ctx context.Context, login *brokerauth.Login, finish fini
 			return givenUp(ctx)
 
 		case <-timeout:
+			if refused != nil {
+				return says(context.DeadlineExceeded, "no address that finishes the login came back within %s; of the last one: %v", o.Timeout, refused)
+			}
 			return says(context.DeadlineExceeded, "nobody came back from the broker within %s: the redirect address is %s: "+
 				"compare it with the one registered in the broker's portal", o.Timeout, login.RedirectURL)
 
@@ -292,7 +299,7 @@ func (o *Options) wait(ctx context.Context, login *brokerauth.Login, finish fini
 				return err // closing the server replies
 			}
 			o.say("%v", err)
-			last, lastError = a, err
+			last, lastError, refused = a, err, err
 			a.reply <- err
 
 		case l := <-lines:
@@ -303,6 +310,7 @@ func (o *Options) wait(ctx context.Context, login *brokerauth.Login, finish fini
 				if err == nil || final(err) {
 					return err
 				}
+				refused = err
 				complaint = fmt.Sprintf("%v.\nPaste the whole address:", err)
 			}
 			switch {

@@ -903,6 +903,26 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
+// A person who pasted in vain learns at the end why, and not that nobody came back.
+func TestTimeoutAfterRefusal(t *testing.T) {
+	home(t)
+	for name, flow := range map[string]func(*flows.Options) brokerauth.Flow{"Browser": flows.Browser, "Auto": flows.Auto, "Paste": flows.Paste} {
+		login := newLogin(t, "https://127.0.0.1:%d/cb")
+		r, w := pipe(t)
+		io.WriteString(w, login.RedirectURL+"?code=abc&state=of-another\n")
+		err := flow(&flows.Options{
+			In: r, Out: io.Discard, Open: func(context.Context, string) error { return nil }, Timeout: 300 * time.Millisecond,
+		})(t.Context(), login, func(context.Context, string) error { return errors.New("it belongs to another login") })
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "it belongs to another login") ||
+			strings.Contains(err.Error(), "nobody came back") {
+			t.Errorf("%s: %v, want DeadlineExceeded, and why the address was refused", name, err)
+		}
+		w.Close()
+		r.Close()
+		free(t, login)
+	}
+}
+
 func TestCancel(t *testing.T) {
 	home(t)
 	login := newLogin(t, "https://127.0.0.1:%d/cb")

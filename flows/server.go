@@ -139,11 +139,13 @@ func doorstep(ctx context.Context, login *brokerauth.Login) (*server, error) {
 	return s, nil
 }
 
-func (s *server) port() string {
-	if s.redirect.Scheme == "http" {
-		return cmp.Or(s.redirect.Port(), "80")
+func (s *server) port() string { return port(s.redirect) }
+
+func port(u *url.URL) string {
+	if u.Scheme == "http" {
+		return cmp.Or(u.Port(), "80")
 	}
-	return cmp.Or(s.redirect.Port(), "443")
+	return cmp.Or(u.Port(), "443")
 }
 
 // bare is host without a port that browsers leave out.

@@ -274,7 +274,7 @@ func TestPortDenied(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), "denied true") {
 		t.Errorf("Browser on a port that needs a right: %v\n%s", err, out)
 	}
-	if !strings.Contains(string(out), "may not listen") || !strings.Contains(string(out), "callback "+login.RedirectURL) ||
+	if !strings.Contains(string(out), "may not listen on port 443") || !strings.Contains(string(out), "callback "+login.RedirectURL) ||
 		!strings.Contains(string(out), "err <nil>") {
 		t.Errorf("Auto on a port that needs a right does not say so and take a paste:\n%s", out)
 	}

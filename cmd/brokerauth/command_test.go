@@ -237,6 +237,12 @@ func TestSettings(t *testing.T) {
 		for _, callback := range []string{"127.0.0.1:8182", "http://127.0.0.1:8182", "https://localhost:8182", "https://127.0.0.1:8182/#x"} {
 			wantAll(t, base.with("SCHWAB_CALLBACK_URL", callback).must(2, "token", "schwab").errors, "callback")
 		}
+		for _, callback := range []string{" https://127.0.0.1:8182", "https://127.0.0.1:8182 ", "https://127.0.0.1:8182\r"} {
+			r := base.with("SCHWAB_CALLBACK_URL", callback).must(2, "token", "schwab")
+			if wantAll(t, r.errors, "callback", "has a space at its"); strings.Contains(r.errors, "not an address") {
+				t.Errorf("%q: %s", callback, r.errors)
+			}
+		}
 	})
 	t.Run("the store", func(t *testing.T) {
 		dir := filepath.Join(base.dir, "elsewhere")
@@ -516,7 +522,11 @@ func TestStatusWithin(t *testing.T) {
 	}
 	p.login()
 	p.must(0, "status", "schwab", "--within", "6.9d")
-	p.must(3, "status", "schwab", "--within", "7d1h")
+	r = p.must(3, "status", "schwab", "--within", "7d1h")
+	wantAll(t, r.errors, "the login is over by ", ", within 7 d 1 h: run: brokerauth login schwab\n")
+	if strings.Contains(r.errors, "login required") {
+		t.Errorf("nobody must log in today: %s", r.errors)
+	}
 	p.must(3, "status", "--within", "8d")
 
 	// A login that lives long enough is left alone.
@@ -532,6 +542,14 @@ func TestStatusWithin(t *testing.T) {
 			t.Errorf("login --within %s: %d logins, want %d\n%s", test.within, n, test.logins, r.errors)
 		}
 	}
+
+	p.edit(func(token map[string]any) { token["login_by"] = time.Now().Add(-time.Minute) })
+	r = p.must(3, "status", "schwab", "--within", "1h")
+	wantAll(t, r.errors, "the login was over by ", ": login required: run: brokerauth login schwab\n")
+	if text := clocks(brokerauth.Status{AccessExpiresAt: time.Now().Add(-500 * time.Millisecond)}); !strings.HasPrefix(text, "access: expired just now; ") {
+		t.Errorf("half a second after the end: %s", text)
+	}
+	p.login()
 
 	// No login lives that long, and whoever asks for one would be sent to log in by each run.
 	for _, within := range []string{"7d", "8d"} {

@@ -400,11 +400,18 @@ func due(name string, st brokerauth.Status, d time.Duration) error {
 		return fmt.Errorf("%s: %w: %s", name, brokerauth.ErrRejected, e.Hint)
 	case errors.Is(st.LastError, brokerauth.ErrRejected):
 		return st.LastError
+	case st.LoginRequired(0):
+		return fmt.Errorf("%s: the login was over by %s: %w", name, moment(st.LoginBy), brokerauth.ErrLoginRequired)
 	case st.LoginRequired(d):
-		return fmt.Errorf("%s: the login is over by %s: %w", name, moment(st.LoginBy), brokerauth.ErrLoginRequired)
+		return soon{fmt.Errorf("%s: the login is over by %s, within %s", name, moment(st.LoginBy), inWords(d))}
 	}
 	return nil
 }
+
+// soon is that a person must log in before long, but not now.
+type soon struct{ error }
+
+func (soon) Unwrap() error { return brokerauth.ErrLoginRequired }
 
 // describe prints the status of a login called name.
 func (a *app) describe(name string, st brokerauth.Status) {
@@ -447,6 +454,8 @@ func clocks(st brokerauth.Status) string {
 		access = "access: does not expire"
 	case left > 0:
 		access = fmt.Sprintf("access: %s left", inWords(left))
+	case left > -time.Second:
+		access = "access: expired just now"
 	default:
 		access = fmt.Sprintf("access: expired %s ago", inWords(left))
 	}

@@ -309,7 +309,7 @@ const unnamed = "nobody has named a store, and this is the default: name another
 
 // What a person reads where no keyring is running, as on a server: first of all if nobody has named a store.
 const (
-	noKeyring        = "name a store, such as --store disk:DIR (files that only you can read) or BROKERAUTH_STORE=disk: no keyring can be reached here"
+	noKeyring        = "name a store, such as --store disk or --store disk:DIR (files that only you can read) or BROKERAUTH_STORE=disk: no keyring can be reached here"
 	noNamedKeyring   = "no keyring can be reached here: run this in a desktop session, or name another store, such as disk:DIR"
 	noKeyringOfLogin = "the login went to the keyring, and no keyring can be reached here: run this in a desktop session, or there: " +
 		"brokerauth store move keyring disk:DIR"

@@ -92,7 +92,7 @@ func TestNoKeyring(t *testing.T) {
 	}
 	for _, args := range [][]string{{"login", "schwab"}, {"token", "schwab"}, {"status"}, {"status", "schwab"}, {"logout", "schwab"}} {
 		text := absent(args...)
-		if remedy, fault := strings.Index(text, "--store disk:DIR"), strings.Index(text, "no keyring"); remedy < 0 || remedy > fault {
+		if remedy, fault := strings.Index(text, "--store disk "), strings.Index(text, "no keyring"); remedy < 0 || remedy > fault {
 			t.Errorf("brokerauth %s: the remedy does not come first: %s", strings.Join(args, " "), text)
 		}
 	}

@@ -237,6 +237,8 @@ func redirectFaults(address string) (faults []string) {
 	switch {
 	case address == "":
 		return []string{"is missing"}
+	case strings.TrimSpace(address) != address:
+		return []string{"has a space at its start or end: leave that out"}
 	case err != nil || !visible(address) || u.Scheme == "" || u.Host == "" && u.Path == "":
 		return []string{"is not an address: give the whole of it, as registered"}
 	}

@@ -132,6 +132,9 @@ func span(d time.Duration) string {
 	case hours > 0:
 		return fmt.Sprintf("%d h %d min", hours, minutes)
 	}
+	if minutes == 0 {
+		return "less than a minute"
+	}
 	return fmt.Sprintf("%d min", minutes)
 }
 

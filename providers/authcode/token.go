@@ -36,12 +36,14 @@ type call struct {
 	op      string            // "login" or "refresh"
 	old     *brokerauth.Token // what is renewed; zero for a login
 	secrets []string          // what must not come back in an error
+	began   time.Time
 }
 
 // token sends form and returns old renewed by what the broker answers.
 func (c *call) token(ctx context.Context, form url.Values) (*brokerauth.Token, error) {
 	ctx, cancel := context.WithTimeout(untraced{ctx}, timeout)
 	defer cancel()
+	c.began = time.Now()
 	if c.AuthStyle == oauth2.AuthStyleInParams {
 		for name, value := range map[string]string{"client_id": c.ClientID, "client_secret": c.ClientSecret} {
 			if value != "" {
@@ -89,6 +91,8 @@ func (c *call) token(ctx context.Context, form url.Values) (*brokerauth.Token, e
 			return t, nil // all of it has come, whatever became of the connection
 		}
 		failure = c.unreachable(ctx, err)
+	case len(body) == maxAnswer:
+		failure = c.broken(errors.New("the answer is too long for one with a token"))
 	case resp.StatusCode/100 == 3:
 		failure = c.redirected(resp)
 	case resp.StatusCode/100 != 2:
@@ -220,13 +224,19 @@ func (c *call) unreachable(ctx context.Context, err error) *brokerauth.Error {
 	for inner := (*url.Error)(nil); errors.As(err, &inner); {
 		err = inner.Err
 	}
-	hint := "check the network connection" + c.again()
+	hint, text := "check the network connection"+c.again(), c.scrub(err.Error())
+	if errors.Is(err, context.DeadlineExceeded) {
+		text = "the broker did not answer in time" // a caller's time may be short, or over
+		if waited := time.Since(c.began).Round(time.Second); waited > 0 {
+			text = "the broker did not answer within " + strconv.Itoa(int(waited.Seconds())) + " s"
+		}
+	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		hint = "this computer does not trust the certificate: install the CA certificates (ca-certificates), or set " +
 			"SSL_CERT_FILE; a proxy may stand in between"
 	}
 	return &brokerauth.Error{
-		Provider: c.Info.Name, Op: c.op, Kind: brokerauth.ErrUnavailable, Err: &quietError{c.scrub(err.Error()), err}, Hint: hint,
+		Provider: c.Info.Name, Op: c.op, Kind: brokerauth.ErrUnavailable, Err: &quietError{text, err}, Hint: hint,
 	}
 }
 

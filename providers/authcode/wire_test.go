@@ -96,6 +96,9 @@ func TestBounds(t *testing.T) {
 			if !errors.Is(err, brokerauth.ErrUnavailable) || brokerError(t, err).Status != status {
 				t.Errorf("packed %v, %d: %v", packed, status, err)
 			}
+			if text := err.Error(); status == 200 && (!strings.Contains(text, "the answer is too long") || strings.Contains(text, "no access token")) {
+				t.Errorf("packed %v: of an answer that was not read to its end it says %q", packed, text)
+			}
 		}
 	}
 	for status, most := range map[int]int{200: 1 << 20, 400: 64 << 10} {
@@ -278,6 +281,9 @@ func TestTimeout(t *testing.T) {
 				_, err := p.Refresh(t.Context(), old)
 				if took := time.Since(began); took != 20*time.Second || !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, brokerauth.ErrUnavailable) {
 					t.Errorf("after %v: %v", took, err)
+				}
+				if text := err.Error(); !strings.Contains(text, "did not answer within 20 s") || strings.Contains(text, "deadline") {
+					t.Errorf("a person reads %q", text)
 				}
 			})
 		})
@@ -483,6 +489,7 @@ func TestEnded(t *testing.T) {
 			{now.Add(-7 * 24 * time.Hour), now, []string{"7 days"}, "moon"},
 			{now.Add(-74 * time.Hour), now.Add(94 * time.Hour), []string{"3 d 2 h", "early", "the moon"}, "7 days"},
 			{now.Add(-5 * time.Minute), time.Time{}, []string{"5 min", "the moon"}, "7 days"},
+			{now.Add(-5 * time.Second), time.Time{}, []string{"after less than a minute, early"}, "0 min"},
 			{time.Time{}, time.Time{}, nil, "moon"},
 			{now.Add(time.Hour), now.Add(169 * time.Hour), nil, "moon"},
 		} {

@@ -217,7 +217,7 @@ func TestConfig(t *testing.T) {
 		{"any address", func(c *schwab.Config) { c.CallbackURL = "https://0.0.0.0:8182" }, 1, "127.0.0.1"},
 		{"plain localhost with fragment", func(c *schwab.Config) { c.CallbackURL = "http://localhost:8182/#x" }, 3, "#"},
 		{"list", func(c *schwab.Config) { c.CallbackURL = callback + ",https://app.example.com" }, 1, "use one of them"},
-		{"space", func(c *schwab.Config) { c.CallbackURL += " " }, 1, "not an address"},
+		{"space", func(c *schwab.Config) { c.CallbackURL += " " }, 1, "a space at its start or end"},
 		{"no scheme", func(c *schwab.Config) { c.CallbackURL = "127.0.0.1:8182" }, 1, "not an address"},
 		{"no key", func(c *schwab.Config) { c.AppKey = "" }, 1, "app key"},
 		{"no secret", func(c *schwab.Config) { c.AppSecret = "" }, 1, "app secret"},

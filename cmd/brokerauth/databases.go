@@ -29,7 +29,11 @@ func (a *app) openDatabase(s *settings, name string) (store keptStore, err error
 	switch scheme {
 	case "sqlite":
 		if path == "" || strings.HasPrefix(path, "~") {
-			return store, usageError{fmt.Errorf("the store %s names no file: write sqlite:FILE with its whole path", name)}
+			return store, usageError{fmt.Errorf("the store %s names no file: write sqlite:FILE with its whole path", store.name)}
+		}
+		// Taken as a part of the file's name, it would stand wherever that is shown, and on the disk.
+		if strings.Contains(path, "?") {
+			return store, usageError{fmt.Errorf("the store %s has parameters behind its file, and takes none: write sqlite:FILE, without ?", store.name)}
 		}
 		if path, err = filepath.Abs(path); err != nil {
 			return store, usageError{err}

@@ -324,6 +324,9 @@ func (s *settings) find(name string) (value, from string, err error) {
 			continue
 		}
 		f, err := os.Open(path)
+		if err != nil && !filepath.IsAbs(path) && strings.Contains(path, "@") { // an address, perhaps, with a password in it
+			return "", "", fmt.Errorf("%s_FILE: no such file can be opened: it is to name a file, and the value is to stand in that", name)
+		}
 		if err != nil {
 			return "", "", fmt.Errorf("%s_FILE: %w", name, err)
 		}

@@ -84,7 +84,7 @@ func FuzzParseEnv(f *testing.F) {
 
 // Whatever a password is, and however little it was escaped, the name that is shown of its store does not hold it.
 func FuzzShown(f *testing.F) {
-	for _, password := range []string{"a", "a@b", "1/a", "a?b", "2#a", "%zz", "a:b", "]", "a@1/b", "a&password=b", "\x00", "1?a=b@c"} {
+	for _, password := range []string{"a", "a@b", "1/a", "a?b", "2#a", "%zz", "a:b", "]", "a@1/b", "a&password=b", "\x00", "1?a=b@c", "a://", "//a", "sqlite:"} {
 		for _, rest := range []string{"@db.example/logins", "@[::1]:6379/0?addr=h:1"} {
 			f.Add("postgres", "me", password, rest)
 		}
@@ -95,8 +95,15 @@ func FuzzShown(f *testing.F) {
 			strings.Contains(scheme+user+rest, mark) || !strings.HasPrefix(rest, "@") {
 			return
 		}
-		if got := shown(scheme + "://" + user + ":" + password + mark + rest); strings.Contains(got, mark) {
-			t.Errorf("%q is shown as %q", password+mark+rest, got)
+		address := user + ":" + password + mark + rest
+		names := []string{scheme + "://" + address, "sqlite:" + rest + "?" + address}
+		if bare := strings.TrimPrefix(address, "sealed+"); !strings.HasPrefix(bare, "disk:") && !isDatabaseName(bare) {
+			names = append(names, address, "sealed+"+address) // the scheme is forgotten, and user is not one
+		}
+		for _, name := range names {
+			if got := shown(name); strings.Contains(got, mark) {
+				t.Errorf("%q is shown as %q", name, got)
+			}
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -97,9 +98,12 @@ func (a *app) openNamed(ctx context.Context, s *settings, name string) (store ke
 	case strings.HasPrefix(name, "sealed+"):
 		return a.openSealed(ctx, s, name)
 	default:
-		store.name, _, _ = strings.Cut(store.name, "password=") // a database's address in another spelling
-		return store, usageError{fmt.Errorf("no store is called %q: there are keyring, disk, disk:DIR, sqlite:FILE, postgres://…, redis://…, memory, and "+
-			"sealed+ before any but the first and the last", store.name)}
+		called := strconv.Quote(store.name)
+		if store.name != name {
+			called += " (not shown whole, since a password may be in it)"
+		}
+		return store, usageError{fmt.Errorf("no store is called %s: there are keyring, disk, disk:DIR, sqlite:FILE, postgres://…, redis://…, memory, and "+
+			"sealed+ before any but the first and the last", called)}
 	}
 	return store, nil
 }
@@ -109,8 +113,26 @@ const hidden = "://…"
 
 // shown is a store's name without a password, which a database's address may have.
 func shown(name string) string {
+	if inner, ok := strings.CutPrefix(name, "sealed+"); ok {
+		return "sealed+" + shown(inner)
+	}
 	scheme, _, isURL := strings.Cut(name, "://")
-	if !isURL {
+	switch {
+	case isURL && isScheme(scheme):
+		if scheme != "disk" && !isDatabaseName(name) {
+			return scheme + hidden // it may be a user's name, and what follows a password
+		}
+	case strings.HasPrefix(name, "disk:"):
+		return name
+	case strings.HasPrefix(name, "sqlite:"):
+		name, _, _ = strings.Cut(name, "?") // other programs take the key of an encrypted file there
+		return name
+	case strings.Contains(name, "@"): // perhaps a database's address without its scheme, whatever part of it is secret
+		return "…"
+	default: // or another spelling of one, such as host=h password=p
+		if at := strings.IndexAny(name, ":="); at >= 0 {
+			return name[:at+1] + "…"
+		}
 		return name
 	}
 	u, err := url.Parse(name)
@@ -124,6 +146,9 @@ func shown(name string) string {
 	if _, ok := u.User.Password(); ok {
 		u.User = url.User(u.User.Username())
 	}
+	if scheme == "sqlite" {
+		u.RawQuery = ""
+	}
 	query := u.Query()
 	for key := range query {
 		if lower := strings.ToLower(key); strings.Contains(lower, "pass") || strings.Contains(lower, "secret") || strings.Contains(lower, "token") {
@@ -132,6 +157,11 @@ func shown(name string) string {
 		}
 	}
 	return u.String()
+}
+
+// isScheme reports whether s may stand before "://".
+func isScheme(s string) bool {
+	return s != "" && strings.Trim(strings.ToLower(s), "abcdefghijklmnopqrstuvwxyz0123456789+-.") == ""
 }
 
 // openSealed opens the store sealed+INNER. Its key is in the keyring, unless a passphrase is set, or is what opens it.

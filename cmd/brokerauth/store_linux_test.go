@@ -499,6 +499,23 @@ func TestShownStore(t *testing.T) {
 		"redis://:9/S3cr3t@h:6379/0":                           "redis://…",
 		"redis://:12?S3cr3t@h:6379/0":                          "redis://…",
 		"postgres://u@h/db?sslmode=require&application_name=a": "postgres://u@h/db?sslmode=require&application_name=a",
+		// Of what is no store's name nobody can say what is its password.
+		"u:S3cr3t@h/db":                        "…",
+		"sealed+u:S3cr3t@h/db":                 "sealed+…",
+		"S3cr3t@h":                             "…",
+		"u:S3cr3t://x@h/db":                    "…",
+		"u://S3cr3t@h/db":                      "u://…",
+		"u:S3cr3t://x":                         "u:…",
+		"postgres:/u:S3cr3t@h/db":              "…",
+		"postgres:u:S3cr3t":                    "postgres:…",
+		"host=h pwd=S3cr3t":                    "host=…",
+		"sqlite:/a@b/c.db?_pragma=key(S3cr3t)": "sqlite:/a@b/c.db",
+		"sqlite:///a.db?_pragma=key('S3cr3t')": "sqlite:///a.db",
+		"sealed+sqlite:a.db?_pragma=hexkey('1": "sealed+sqlite:a.db",
+		"disk:/a@b/c:d":                        "disk:/a@b/c:d",
+		"disk:/a://b":                          "disk:/a://b",
+		"keyrings":                             "keyrings",
+		"/a/b":                                 "/a/b",
 	} {
 		if got := shown(name); got != want && !(strings.HasPrefix(name, "redis://:") && !strings.Contains(got, "S3cr3t")) {
 			t.Errorf("shown(%q) = %q, want %q", name, got, want)
@@ -507,6 +524,8 @@ func TestShownStore(t *testing.T) {
 	for _, name := range []string{
 		"postgres://u@h/db?password=100%S3cr3t", "sealed+postgres://u@h/db?password=100%S3cr3t", "postgres://u:12#S3cr3t@h/db",
 		"redis://:9/S3cr3t@h:6379/0", "redis://:12?S3cr3t@h:6379/0", "host=h user=u password=S3cr3t",
+		"u:S3cr3t@h/db", "sealed+u:S3cr3t@h/db", "u:S3cr3t://x", "sqlite:/a.db?_pragma=key(S3cr3t)", "sqlite:~/a.db?_pragma=key(S3cr3t)",
+		"sqlite:///a.db?_pragma=key(S3cr3t)",
 	} {
 		s := &settings{sources: []source{{"a test", func(setting string) string {
 			if setting == "BROKERAUTH_STORE" {
@@ -517,6 +536,33 @@ func TestShownStore(t *testing.T) {
 		if store, err := new(app).openNamed(t.Context(), s, name); err == nil || strings.Contains(err.Error()+store.lasting, "S3cr3t") {
 			t.Errorf("%s was opened as %q: %v", name, store.lasting, err)
 		}
+	}
+}
+
+// A password in an address that is none, or in what is no address at all, is in nothing that a command prints or makes.
+func TestMistakenStoreShowsNoPassword(t *testing.T) {
+	t.Parallel()
+	base := newPlace(t, emulator.Config{})
+	file := "sqlite:" + filepath.Join(base.dir, "logins.db") + "?_pragma=key(S3cr3t)"
+	places := []*place{base.with("BROKERAUTH_STORE", "", "BROKERAUTH_STORE_FILE", "postgres://u:S3cr3t@h/db")}
+	for _, name := range []string{"u:S3cr3t@h/db", "sealed+u:S3cr3t@h/db", file, "sealed+" + file} {
+		places = append(places, base.with("BROKERAUTH_STORE", name))
+	}
+	for _, p := range places {
+		for _, args := range [][]string{{"status"}, {"token", "schwab"}, {"doctor"}, {"login", "schwab"}, {"logout", "schwab"}} {
+			if r := p.must(2, args...); strings.Contains(r.out+r.errors, "S3cr3t") {
+				t.Errorf("%s shows the password:\n%s%s", args[0], r.out, r.errors)
+			}
+		}
+	}
+	for _, names := range [][]string{{file, "disk"}, {"disk", file}, {"u:S3cr3t@h/db", "disk"}} {
+		if r := base.run("store", "move", names[0], names[1]); r.code == 0 || strings.Contains(r.out+r.errors, "S3cr3t") {
+			t.Errorf("store move shows the password: %d\n%s%s", r.code, r.out, r.errors)
+		}
+	}
+	left, err := filepath.Glob(filepath.Join(base.dir, "logins.db*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("it left %q, %v", left, err)
 	}
 }
 

@@ -111,7 +111,7 @@ func mustExist(name string) error {
 			continue // a name that makes no sense is told of as such
 		}
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%s does not exist, so there is nothing to move: look how it is spelt", path)
+			return fmt.Errorf("%s does not exist, so there is nothing to move: look how it is spelt", strings.TrimPrefix(shown(name), prefix))
 		}
 	}
 	return nil

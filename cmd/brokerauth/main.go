@@ -329,7 +329,7 @@ func forPeople(err error) string {
 		text = strings.TrimSuffix(text, ": "+sentinel.Error())
 	}
 	// Behind a command line to run, a person might take it for a part of that.
-	return regexp.MustCompile(`(: run: ch(?:mod|own) \d+ "[^"]*"): permission denied`).ReplaceAllString(text, "$1")
+	return regexp.MustCompile(`(: run: chmod \d+ "[^"]*"): permission denied`).ReplaceAllString(text, "$1")
 }
 
 // remedy is the command line that logs in.

@@ -102,6 +102,9 @@ func Sync(dir *os.File) error {
 // Check reports, matching fs.ErrPermission, if info, which describes what is at path, is open to other users: another's
 // folder or file, a folder that others can write, or anything else that others can read or write.
 //
+// The error has the command that mends it only where that takes nothing from others: not for what is another's, nor for
+// a folder that is meant to be shared, such as /tmp.
+//
 // On Windows it reports nothing: there the user's profile keeps others out by its access lists, which no mode shows.
 func Check(path string, info fs.FileInfo) error {
 	owner, self, known := owners(info)
@@ -109,15 +112,21 @@ func Check(path string, info fs.FileInfo) error {
 		return nil
 	}
 	mode, others, chmod, what := info.Mode(), fs.FileMode(0o077), "600", "file"
+	elsewhere := "use one of your own, in a folder of mode 0700"
 	if info.IsDir() {
 		others, chmod, what = 0o022, "700", "folder"
+		elsewhere = "use another folder, of your own and with mode 0700"
 	}
 	if owner != self {
-		return fmt.Errorf("%s: this %s, mode %#o, belongs to uid %d and not to uid %d, which runs this program: "+
-			"run as its owner, use another folder, or run: chown %d %q: %w",
-			path, what, mode.Perm(), owner, self, self, path, fs.ErrPermission)
+		return fmt.Errorf("%s: this %s, mode %#o, belongs to uid %d and not to uid %d, which runs this program: %s: %w",
+			path, what, mode.Perm(), owner, self, elsewhere, fs.ErrPermission)
 	}
 	if mode.Perm()&others != 0 {
+		// Those directly below / are the system's, and an image may have made its /tmp without the sticky bit.
+		if info.IsDir() && (mode&(fs.ModeSticky|fs.ModeSetgid) != 0 || filepath.Dir(path) == "/") {
+			return fmt.Errorf("%s: this %s, mode %#o, of uid %d is shared with other users: %s: %w",
+				path, what, mode.Perm(), owner, elsewhere, fs.ErrPermission)
+		}
 		return fmt.Errorf("%s: this %s, mode %#o, of uid %d is open to other users: run: chmod %s %q: %w",
 			path, what, mode.Perm(), owner, chmod, path, fs.ErrPermission)
 	}

@@ -49,6 +49,68 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// A command that is offered is run: it must not close the system's /tmp, or take from others what is theirs.
+func TestCheckOffersNoHarm(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no modes")
+	}
+	offered := func(path string) string {
+		t.Helper()
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = private.Check(path, info)
+		if !errors.Is(err, fs.ErrPermission) {
+			t.Fatalf("Check(%s) = %v, want fs.ErrPermission", path, err)
+		}
+		return err.Error()
+	}
+	dir := t.TempDir()
+	for mode, harmful := range map[fs.FileMode]bool{
+		0o777: false, 0o775: false, 0o777 | fs.ModeSticky: true, 0o775 | fs.ModeSetgid: true,
+	} {
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		text := offered(dir)
+		if strings.Contains(text, "run: chmod 700") == harmful || strings.Contains(text, "use another folder") != harmful {
+			t.Errorf("of a folder of mode %v: %s", mode, text)
+		}
+	}
+	// /tmp has the sticky bit here, and may have none in a container's image.
+	if info, err := os.Stat("/tmp"); err == nil && info.Mode().Perm() == 0o777 {
+		if text := offered("/tmp"); strings.Contains(text, "run: ") {
+			t.Error(text)
+		}
+		if err := os.Chmod(dir, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		plain, err := os.Stat(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := private.Check("/tmp", plain); err == nil || strings.Contains(err.Error(), "run: ") {
+			t.Errorf("Check of a /tmp without the sticky bit: %v", err)
+		}
+	}
+	if os.Geteuid() != 0 {
+		return // only root can give files away
+	}
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{file, dir} {
+		if err := os.Chown(path, 12345, -1); err != nil {
+			t.Fatal(err)
+		}
+		if text := offered(path); strings.Contains(text, "run: ") || strings.Contains(text, "chown") || !strings.Contains(text, "uid 12345") {
+			t.Error(text)
+		}
+	}
+}
+
 // Cron, services and desktops set these differently, or not at all.
 func TestAccountHomeAsksNoVariable(t *testing.T) {
 	elsewhere := t.TempDir()

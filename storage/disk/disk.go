@@ -9,7 +9,7 @@
 //
 // Files have mode 0600 in a folder of mode 0700, whatever the umask. A record that other users can read or write, a
 // folder that they can write, and either if it belongs to another user or is a symbolic link in a record's place, are
-// refused with an error that matches [fs.ErrPermission] and says which command mends it. Windows has no such modes:
+// refused with an error that matches [fs.ErrPermission] and says what to do. Windows has no such modes:
 // there the folder must be one that its access list keeps private, as everything in the user's profile is.
 //
 // # One host
@@ -209,7 +209,7 @@ func (s *Store) private(path string, info fs.FileInfo) error {
 		return nil
 	}
 	err := private.Check(path, info)
-	if err != nil {
+	if err != nil && strings.Contains(err.Error(), ": run: chmod ") {
 		err = fmt.Errorf("%w (where that changes nothing, as on a mount that keeps no modes, "+noModes+")", err)
 	}
 	return err

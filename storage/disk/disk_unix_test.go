@@ -193,8 +193,8 @@ func TestLockOfRoot(t *testing.T) {
 	cmd.Path = binary
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
 	out, err := cmd.CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "chown 12345") {
-		t.Errorf("CompareAndSwap with a lock file of root's: %v: %s, want the chown that mends it", err, out)
+	if err == nil || !strings.Contains(string(out), "belongs to uid 0 and not to uid 12345") {
+		t.Errorf("CompareAndSwap with a lock file of root's: %v: %s, want whose it is", err, out)
 	}
 }
 

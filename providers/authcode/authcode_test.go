@@ -439,6 +439,36 @@ func TestInfo(t *testing.T) {
 	}
 }
 
+// The page on security says how much of which hash stands where.
+func TestFingerprints(t *testing.T) {
+	start := func(of string, bits int) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(of)))[:bits/4] }
+	c := config(nil)
+	info := provider(t, c).Info()
+	if want := start(c.ClientID, 64); info.Identity != want {
+		t.Errorf("an app's identity is %q, want %q", info.Identity, want)
+	}
+	all := fmt.Sprintf("%q", []string{c.ClientID, c.ClientSecret, "", c.RedirectURL, c.TokenURL})
+	if want := start(all, 64); info.Settings != want {
+		t.Errorf("the settings are %q, want %q", info.Settings, want)
+	}
+	if text := fmt.Sprint(c); !strings.Contains(text, "(fp:"+start(c.ClientSecret, 32)+")") {
+		t.Errorf("no 32 bits of the secret alone in %s", text)
+	}
+	token := brokerauth.Token{AccessToken: "an-access-token"}
+	if text := fmt.Sprint(token); !strings.Contains(text, "(fp:"+start(token.AccessToken, 32)+")") {
+		t.Errorf("no 32 bits of the token alone in %s", text)
+	}
+	c = config(nil)
+	c.Grant, c.RedirectURL, c.PKCE, c.BaseURL = "the-grant", "", false, "http://127.0.0.1:9000"
+	p, err := authcode.NewGrant(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := start(c.Grant+"\n"+c.BaseURL, 64); p.Info().Identity != want {
+		t.Errorf("a grant's identity elsewhere is %q, want %q", p.Info().Identity, want)
+	}
+}
+
 // TestFaults: every fault is told at once, and none of them tells a secret.
 func TestFaults(t *testing.T) {
 	for _, test := range []struct {

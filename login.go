@@ -254,9 +254,9 @@ func begin(ctx context.Context, p LoginProvider, key Key) (*Login, error) {
 	return login, nil
 }
 
-// Complete finishes login with the address that the broker sent the user back to, and saves the new token. What was
-// sent to the broker once is never sent again, and its repetition gets the same answer. A login that began for another
-// Session's key is refused. Once the code is sent, the exchange and the save are carried through whatever ctx says.
+// Complete finishes login with the address that the broker sent the user back to, and saves the new token. What this
+// Session sent to the broker once it never sends again, and its repetition gets the same answer. A login that began for
+// another Session's key is refused. Once the code is sent, the exchange and the save are carried through whatever ctx says.
 func (s *Session) Complete(ctx context.Context, login *Login, callback string) error {
 	events, err := s.finish(ctx, login, callback)
 	s.emit(events...)

@@ -73,6 +73,10 @@ func TestCheckOffersNoHarm(t *testing.T) {
 		if err := os.Chmod(dir, mode); err != nil {
 			t.Fatal(err)
 		}
+		if info, err := os.Stat(dir); err != nil || info.Mode()&fs.ModeSetgid != mode&fs.ModeSetgid {
+			t.Logf("not tried: a folder of mode %v", mode) // macOS keeps this bit from those who are not in the folder's group
+			continue
+		}
 		text := offered(dir)
 		if strings.Contains(text, "run: chmod 700") == harmful || strings.Contains(text, "use another folder") != harmful {
 			t.Errorf("of a folder of mode %v: %s", mode, text)

@@ -912,7 +912,9 @@ func TestTimeoutAfterRefusal(t *testing.T) {
 		io.WriteString(w, login.RedirectURL+"?code=abc&state=of-another\n")
 		err := flow(&flows.Options{
 			In: r, Out: io.Discard, Open: func(context.Context, string) error { return nil }, Timeout: 300 * time.Millisecond,
-		})(t.Context(), login, func(context.Context, string) error { return errors.New("it belongs to another login") })
+		})(t.Context(), login, func(context.Context, string) error {
+			return &brokerauth.Error{Provider: "broker", Op: "login", Err: errors.New("it belongs to another login")}
+		})
 		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "it belongs to another login") ||
 			strings.Contains(err.Error(), "nobody came back") {
 			t.Errorf("%s: %v, want DeadlineExceeded, and why the address was refused", name, err)

@@ -105,6 +105,33 @@ func TestStoreThatComesBack(t *testing.T) {
 	}
 }
 
+// The holder of a claim is cut off for so long that another program takes the claim over, and spends the refresh token once
+// more. What that has cost is told as what it is, though the holder saves its answer in the end.
+func TestClaimTakenOverIsNoStranger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t, emulator.Config{Rotate: true, Latency: 2 * time.Second})
+		shared := new(memory.Store)
+		mine := &link{Store: shared}
+		holder, e := loggedIn(t, b, mine)
+		defer holder.Close()
+		other, _ := session(b, shared)
+		defer other.Close()
+		time.Sleep(31 * time.Minute)
+		time.AfterFunc(time.Second, func() { mine.cut.Store(true) })
+		mustToken(t, holder)
+		if _, err := other.Token(t.Context()); !errors.Is(err, brokerauth.ErrLoginRequired) || !strings.Contains(err.Error(), "may have been rotated") {
+			t.Fatalf("who took the claim over: %v", err)
+		}
+		mine.cut.Store(false)
+		time.Sleep(31 * time.Minute)
+		for _, s := range []*brokerauth.Session{holder, other} {
+			if _, err := s.Token(t.Context()); !errors.Is(err, brokerauth.ErrLoginRequired) || !strings.Contains(err.Error(), "may have been rotated") {
+				t.Errorf("once the holder's answer is saved (%v): %v", e.kinds(), err)
+			}
+		}
+	})
+}
+
 // A login was saved and its program does not know, because the answer was lost. Another program finds it and renews it:
 // the first one's next try must not bring the old tokens back.
 func TestLoginThatWasSavedAfterAll(t *testing.T) {

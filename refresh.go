@@ -572,6 +572,7 @@ type unsaved struct {
 
 	before time.Time // login: when the user had logged in before, however late the clock said that was
 	stood  bool      // there was a record, so that none any more means a logout
+	doubt  time.Time // it renews: somebody took the claim over, and spent the old refresh token once more
 
 	retry time.Duration // how long saving was last put off
 }
@@ -600,7 +601,7 @@ func (s *Session) save(base context.Context, u *unsaved) (saved bool, err error)
 	defer cancel()
 	raw, rec := u.raw, u.rec
 	for delay := 50 * time.Millisecond; ; {
-		next, err := rec.withToken(u.token, u.login).encode(u.key.Provider)
+		next, err := rec.withToken(u.token, u.login).with(func(c *record) { c.doubt = u.doubt }).encode(u.key.Provider)
 		if err != nil {
 			return false, err
 		}
@@ -621,6 +622,9 @@ func (s *Session) save(base context.Context, u *unsaved) (saved bool, err error)
 				u.stood = u.stood || found != nil
 				if !u.replaces(now) {
 					return false, nil
+				}
+				if !u.login && !now.doubt.Equal(rec.doubt) {
+					u.doubt = now.doubt
 				}
 				raw, rec = found, now
 				u.raw, u.rec = raw, rec

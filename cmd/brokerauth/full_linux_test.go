@@ -76,3 +76,34 @@ func TestFullDisk(t *testing.T) {
 	}
 	wantAll(t, out.String(), "read-only file system: make it writable for you alone\n")
 }
+
+// SQLite needs room to look into its file.
+func TestFullDiskSQLite(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can mount a small disk")
+	}
+	p := newPlace(t, emulator.Config{})
+	dir := filepath.Join(p.dir, "small")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700,size=200k"); err != nil {
+		t.Skipf("root cannot mount here, as in most containers: %v", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+	p = p.with("BROKERAUTH_STORE", "sqlite:"+filepath.Join(dir, "logins.db"))
+	p.login()
+	if err := os.WriteFile(filepath.Join(dir, "fill"), make([]byte, 300<<10), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	for _, command := range []string{"refresh", "login", "logout"} {
+		wantAll(t, p.must(1, command, "schwab").errors, "look whether its disk is full or read-only")
+	}
+	os.Remove(filepath.Join(dir, "fill"))
+	if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{"refresh", "login", "logout"} {
+		wantAll(t, p.must(1, command, "schwab").errors, "look whether its folder is there, can be written, and is this user's own")
+	}
+}

@@ -14,8 +14,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/ncruces/go-sqlite3"
-
 	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/internal/private"
 	"github.com/brokerauth/brokerauth/storage/disk"
@@ -423,12 +421,13 @@ func outOfReach(err error, name, todo string) error {
 	return err
 }
 
-// mend is what to do where files take no record because of err; empty: err is about something else.
+// mend is what to do where files take no record because of err; empty: err is about something else, or says it by itself,
+// as a database's does.
 func mend(err error) string {
 	switch {
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, sqlite3.FULL):
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return "free space there"
-	case errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EACCES), errors.Is(err, sqlite3.READONLY):
+	case errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EACCES):
 		return "make it writable for you alone"
 	}
 	return ""

@@ -119,15 +119,15 @@ func explainSQLite(code int) *fault {
 	case 11, 26: // SQLITE_CORRUPT, SQLITE_NOTADB
 		return &fault{kind: brokerauth.ErrCorrupt, text: "the file is damaged or no database: restore it from a backup" + said}
 	case 13: // SQLITE_FULL
-		return &fault{kind: brokerauth.ErrUnavailable, text: "the disk is full, or the database may not grow" + said}
+		return &fault{kind: brokerauth.ErrUnavailable, text: "the disk is full, or the database may not grow: free space there" + said}
 	case 14: // SQLITE_CANTOPEN
-		return &fault{kind: brokerauth.ErrUnavailable, text: "the file cannot be opened: look whether its folder is there, and this user's own" + said}
+		return &fault{kind: brokerauth.ErrUnavailable, text: "the file cannot be opened: look whether its folder is there, can be written, and is this user's own" + said}
 	case 18: // SQLITE_TOOBIG
 		return &fault{text: "the record is too large for the database" + said}
 	case 1: // SQLITE_ERROR
 		return &fault{text: "the database refuses the statement: has Create made the table?" + said, missing: true}
 	case 7, 9, 10, 15: // SQLITE_NOMEM, SQLITE_INTERRUPT, SQLITE_IOERR, SQLITE_PROTOCOL
-		return &fault{kind: brokerauth.ErrUnavailable, text: "the file cannot be read or written" + said, unknown: true}
+		return &fault{kind: brokerauth.ErrUnavailable, text: "the file cannot be read or written: look whether its disk is full or read-only" + said, unknown: true}
 	}
 	return &fault{text: "the database refuses the statement" + said}
 }

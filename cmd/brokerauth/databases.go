@@ -141,9 +141,13 @@ func (a *app) openSQLite(path string) (brokerauth.Store, error) {
 // ownDatabase checks that a SQLite file is this user's alone, as its driver does not. One that is missing is made, if it
 // is to be written.
 func ownDatabase(path string, write bool) error {
+	dir := filepath.Dir(path)
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) && write {
-		if err := private.MakeDir(filepath.Dir(path)); err != nil {
+		if err := private.MakeDir(dir); err != nil {
+			return err
+		}
+		if err := ownFolder(dir); err != nil {
 			return err
 		}
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
@@ -161,13 +165,16 @@ func ownDatabase(path string, write bool) error {
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is no plain file: %w", path, fs.ErrPermission)
 	}
-	// Beside the file SQLite makes others, and trusts those that it finds.
-	dir := filepath.Dir(path)
-	folder, err := os.Stat(dir)
+	return errors.Join(ownFolder(dir), private.Check(path, info))
+}
+
+// ownFolder checks that the folder is this user's alone: beside its file SQLite makes others, and trusts those that it finds.
+func ownFolder(dir string) error {
+	info, err := os.Stat(dir)
 	if err != nil {
 		return err
 	}
-	return errors.Join(private.Check(dir, folder), private.Check(path, info))
+	return private.Check(dir, info)
 }
 
 func (a *app) openRedis(address string) (brokerauth.Store, error) {

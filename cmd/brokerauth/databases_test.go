@@ -86,6 +86,17 @@ func TestDatabaseStores(t *testing.T) {
 		}
 		p.must(1, "login", "schwab", "--store", "sqlite:"+open)
 	}
+	shared := filepath.Join(p.dir, "shared")
+	if err := os.Mkdir(shared, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(shared, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	p.must(1, "login", "schwab", "--store", "sqlite:"+filepath.Join(shared, "logins.db"))
+	if left, err := os.ReadDir(shared); err != nil || len(left) > 0 {
+		t.Errorf("a folder that was refused has %v now, %v", left, err)
+	}
 	for _, bad := range []string{"sqlite:", "sqlite:~/x", "postgres://[", "redis://u@h/nosuch/thing", "postgres://u@h:port/x"} {
 		p.must(2, "token", "schwab", "--store", bad)
 	}

@@ -132,6 +132,36 @@ func TestClaimTakenOverIsNoStranger(t *testing.T) {
 	})
 }
 
+// Whoever logs out while a login is being saved at last is logged out.
+func TestLogoutWhileALoginIsSaved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		shared := new(memory.Store)
+		store := &link{Store: shared}
+		s, e := session(b, store)
+		defer s.Close()
+		time.AfterFunc(time.Second, func() { store.swaps.Store(int64(time.Hour)) }) // once the person is at the login page
+		slowly := func(ctx context.Context, login *brokerauth.Login, finish func(context.Context, string) error) error {
+			time.Sleep(2 * time.Second)
+			return b.Approve(ctx, login, finish)
+		}
+		if err := s.Login(t.Context(), slowly); err == nil || !e.has("unsaved") {
+			t.Fatalf("%v; events: %v", err, e.kinds())
+		}
+		store.swaps.Store(int64(8 * time.Second))
+		time.Sleep(3 * time.Second) // the swap is on its way
+		store.swaps.Store(0)
+		must(t, s.Logout(t.Context()))
+		time.Sleep(time.Minute)
+		if keys, err := shared.Keys(t.Context()); err != nil || len(keys) > 0 || e.has("saved") {
+			t.Errorf("still stored: %v, %v; events: %v", keys, err, e.kinds())
+		}
+		if _, err := s.Token(t.Context()); !errors.Is(err, brokerauth.ErrLoginRequired) {
+			t.Errorf("Token after a logout: %v", err)
+		}
+	})
+}
+
 // A login was saved and its program does not know, because the answer was lost. Another program finds it and renews it:
 // the first one's next try must not bring the old tokens back.
 func TestLoginThatWasSavedAfterAll(t *testing.T) {

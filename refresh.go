@@ -699,6 +699,7 @@ func (s *Session) saveUnsaved(ctx context.Context) (*Event, error) {
 	s.mu.Unlock()
 	saved, err := s.save(ctx, &u)
 	s.mu.Lock()
+	loggedOut := s.epoch != u.epoch
 	if s.unsaved == kept {
 		if err != nil {
 			s.unsaved = &u
@@ -714,8 +715,20 @@ func (s *Session) saveUnsaved(ctx context.Context) (*Event, error) {
 	if !saved {
 		return nil, nil
 	}
+	if loggedOut { // between the last look and the swap
+		return nil, s.unsave(ctx, &u)
+	}
 	s.publish(u.token, u.epoch)
 	return &Event{Kind: "saved", Key: u.key, Token: fingerprint(u.token.AccessToken)}, nil
+}
+
+// unsave deletes u's token from the store, unless something else stands there by now.
+func (s *Session) unsave(ctx context.Context, u *unsaved) error {
+	raw, rec, err := s.load(ctx, u.key)
+	if err == nil && rec.hasToken() && rec.token.AccessToken == u.token.AccessToken {
+		_, err = s.Store.CompareAndSwap(ctx, u.key, raw, nil)
+	}
+	return err
 }
 
 // orClosed says that the Session was closed where that is why err came about.

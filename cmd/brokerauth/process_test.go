@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -45,8 +46,17 @@ func exitOf(err error) int {
 	return 0
 }
 
+// hangups has children of this test be ended by a hangup although it may run under nohup: they inherit that it is ignored,
+// but not that it is handled.
+func hangups(t *testing.T) {
+	handled := make(chan os.Signal, 1)
+	signal.Notify(handled, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(handled) })
+}
+
 func TestInterruptedLogin(t *testing.T) {
 	t.Parallel()
+	hangups(t)
 	p := newPlace(t, emulator.Config{})
 	p.login()
 	before, err := os.ReadFile(p.record())
@@ -101,6 +111,7 @@ func underWay(t *testing.T, p *place, said io.Writer, args ...string) *exec.Cmd 
 // timeout(1) sends its signal twice, and so does a terminal that closes.
 func TestInterruptedRefresh(t *testing.T) {
 	t.Parallel()
+	hangups(t)
 	for name, signals := range map[string][]os.Signal{
 		"an interrupt":      {os.Interrupt},
 		"a timeout":         {syscall.SIGTERM, syscall.SIGTERM},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -27,7 +28,7 @@ var (
 	commandLine = regexp.MustCompile("\\bbrokerauth ([a-z]+)\\b([^`|\n;#)]*)")
 	flagName    = regexp.MustCompile(`(?:^| )(--[a-z-]+)`)
 	settingName = regexp.MustCompile(`\b(?:SCHWAB|TD|TASTY|BROKERAUTH)_[A-Z_]+\b`)
-	docLink     = regexp.MustCompile(`\]\(([^)#:]+)(?:#([^)]*))?\)`)
+	docLink     = regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`)
 )
 
 // Every command line, setting and link in the docs is one.
@@ -79,11 +80,11 @@ func TestDocs(t *testing.T) {
 			}
 		}
 		for _, m := range docLink.FindAllStringSubmatch(text, -1) {
-			to := filepath.Join(filepath.Dir(page), m[1])
-			if _, err := os.Stat(to); err != nil {
-				t.Errorf("%s: a link leads to %s, which is not there", name, m[1])
+			to := cmp.Or(m[1], name)
+			if _, err := os.Stat(filepath.Join(filepath.Dir(page), to)); err != nil {
+				t.Errorf("%s: a link leads to %s, which is not there", name, to)
 			} else if m[2] != "" {
-				checkSee(t, docs+m[1]+"#"+m[2])
+				checkSee(t, docs+to+"#"+m[2])
 			}
 		}
 	}

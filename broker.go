@@ -54,8 +54,8 @@ type LoginProvider interface {
 	// Begin starts a login. It leaves Login.Key to the Session.
 	Begin(ctx context.Context) (*Login, error)
 	// Complete finishes login with the address that the broker sent the user back to, or the bare code as typed.
-	// One call spends the code at most once. An *Error with neither Kind nor Status says that nothing was sent, so that the
-	// user may try another address.
+	// One call spends the code at most once. An *Error with neither Kind nor Status says that nothing was sent, so that
+	// the user may try another address.
 	Complete(ctx context.Context, login *Login, callback string) (*Token, error)
 }
 

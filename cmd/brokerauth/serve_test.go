@@ -148,6 +148,16 @@ func (s *served) enter(ticket string) (secret string, ok bool) {
 	return answer.Secret, code == http.StatusOK
 }
 
+// open is what a person's browser does: it trades the ticket of the address that serve shows.
+func (s *served) open() (secret string) {
+	s.t.Helper()
+	secret, ok := s.enter(s.ticket())
+	if !ok {
+		s.t.Fatal("the ticket opens nothing")
+	}
+	return secret
+}
+
 // watch reads the page's stream until it is left.
 func (s *served) watch(secret string) (next func() view, leave func()) {
 	s.t.Helper()
@@ -304,7 +314,11 @@ func TestServeDefaultPort(t *testing.T) {
 	p := newPlace(t, emulator.Config{})
 	for _, host := range []string{"127.0.0.2", "[::1]"} { // a test of the flows has 127.0.0.1
 		l, err := net.Listen("tcp", host+":80")
-		if err != nil {
+		switch {
+		case err == nil:
+		case os.Getenv("CI") == "true":
+			t.Fatal(err)
+		default:
 			t.Skipf("port 80 cannot be had: %v", err)
 		}
 		l.Close()
@@ -339,10 +353,7 @@ func TestServeSlow(t *testing.T) {
 	p.login()
 	s := p.serve()
 	defer s.end()
-	secret, ok := s.enter(s.ticket())
-	if !ok {
-		t.Fatal("the ticket opens nothing")
-	}
+	secret := s.open()
 	next, leave := s.watch(secret)
 	defer leave()
 	login := s.await(next, "live")
@@ -392,10 +403,7 @@ func TestServeLive(t *testing.T) {
 	p := newPlace(t, emulator.Config{})
 	s := p.serve()
 	defer s.end()
-	secret, ok := s.enter(s.ticket())
-	if !ok {
-		t.Fatal("the ticket opens nothing")
-	}
+	secret := s.open()
 	next, leave := s.watch(secret)
 	if c := s.await(next, "out"); c.In {
 		t.Errorf("before a login: %+v", c)
@@ -468,10 +476,7 @@ func TestServeStoreAway(t *testing.T) {
 	dir := filepath.Dir(p.record())
 	defer os.Chmod(dir, 0o700)
 	s := p.serve()
-	secret, ok := s.enter(s.ticket())
-	if !ok {
-		t.Fatal("the ticket opens nothing")
-	}
+	secret := s.open()
 	next, leave := s.watch(secret)
 	defer leave()
 	login := s.await(next, "live")

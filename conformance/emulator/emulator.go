@@ -57,8 +57,9 @@
 //
 // # Faults
 //
-// [Broker.Advance] moves the broker's clock and not the program's, [Broker.Inject] makes calls go wrong, [Broker.RevokeLogins] ends logins before their
-// time, [Broker.Deny] is a user who declines, and [Broker.Handle] adds a program's own API replies.
+// [Broker.Advance] moves the broker's clock and not the program's, [Broker.Inject] makes calls go wrong,
+// [Broker.RevokeLogins] ends logins before their time, [Broker.Deny] is a user who declines, and [Broker.Handle] adds a
+// program's own API replies.
 package emulator
 
 import (

@@ -295,7 +295,10 @@ func TestHostileButGood(t *testing.T) {
 			p, _ := hostile(t, func(w io.Writer) error { _, err := io.WriteString(w, said); return err })
 			got, err := p.Refresh(t.Context(), old)
 			if err != nil || got.AccessToken != "A1" || got.RefreshToken != "R1" {
-				t.Errorf("%v, %v, want the token", got, err)
+				t.Fatalf("%v, %v, want the token", got, err)
+			}
+			if got.TokenType != "" && got.TokenType != "Bearer" { // it goes into a header
+				t.Errorf("the type %q", got.TokenType)
 			}
 		})
 	}

@@ -67,7 +67,6 @@ func (c *call) token(ctx context.Context, form url.Values) (*brokerauth.Token, e
 		req.SetBasicAuth(url.QueryEscape(c.ClientID), url.QueryEscape(c.ClientSecret))
 	}
 
-	issued := time.Now()
 	resp, err := c.Transport.RoundTrip(req) // an http.Client would follow redirects
 	if err != nil {
 		return nil, c.unreachable(ctx, err)
@@ -87,7 +86,7 @@ func (c *call) token(ctx context.Context, form url.Values) (*brokerauth.Token, e
 	var failure *brokerauth.Error
 	switch {
 	case err != nil:
-		if t, err := readToken(body, c.old, issued, c.AccessLife); err == nil && resp.StatusCode/100 == 2 {
+		if t, err := readToken(body, c.old, c.began, c.AccessLife); err == nil && resp.StatusCode/100 == 2 {
 			return t, nil // all of it has come, whatever became of the connection
 		}
 		failure = c.unreachable(ctx, err)
@@ -98,7 +97,7 @@ func (c *call) token(ctx context.Context, form url.Values) (*brokerauth.Token, e
 	case resp.StatusCode/100 != 2:
 		failure = c.refused(resp.StatusCode, readAnswer(body))
 	default:
-		t, err := readToken(body, c.old, issued, c.AccessLife)
+		t, err := readToken(body, c.old, c.began, c.AccessLife)
 		if err == nil {
 			return t, nil
 		}

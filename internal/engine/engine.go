@@ -65,16 +65,22 @@ func folder(t testing.TB) string {
 	return dir
 }
 
-// FreePort returns a port of loopback that nobody listens at, and that no system gives to whoever asks for any port:
-// those are above 32767.
+// FreePort returns a port of loopback that nobody listens at, that no system gives to whoever asks for any port (those are
+// above 32767), and that until the test's end no other call returns, in whatever process: a UDP socket with its number says
+// that it is spoken for.
 func FreePort(t testing.TB) string {
 	t.Helper()
 	for tries := 1; ; tries++ {
 		port := strconv.Itoa(20_000 + rand.IntN(12_000))
-		l, err := net.Listen("tcp", "127.0.0.1:"+port)
+		held, err := net.ListenPacket("udp", "127.0.0.1:"+port)
 		if err == nil {
-			l.Close()
-			return port
+			var l net.Listener
+			if l, err = net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+				l.Close()
+				t.Cleanup(func() { held.Close() })
+				return port
+			}
+			held.Close()
 		}
 		if tries == 20 {
 			t.Fatal(err)

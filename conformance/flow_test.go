@@ -1,18 +1,15 @@
 package conformance_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
-	"os"
-	"os/exec"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/conformance"
@@ -109,6 +106,13 @@ var flowBreakages = []struct {
 	open        func(t *testing.T, login *brokerauth.Login) (brokerauth.Flow, conformance.FlowUser)
 }{
 	{"another page", "it leads to the login page", sits(desk{page: func(login *brokerauth.Login) string { return login.URL + "&prompt=none" }})},
+	{"an end at the login page", "it leads to the login page", func(*testing.T, *brokerauth.Login) (brokerauth.Flow, conformance.FlowUser) {
+		d := desk{pages: make(chan string, 1), callbacks: make(chan string)}
+		return func(_ context.Context, login *brokerauth.Login, _ finishFunc) error {
+			d.pages <- login.URL
+			return nil
+		}, d.user()
+	}},
 	{"the callback taken apart", "finish gets the callback to the letter", sits(desk{
 		finish: func(ctx context.Context, callback string, finish finishFunc) error {
 			u, err := url.Parse(callback)
@@ -133,6 +137,12 @@ var flowBreakages = []struct {
 	{"finish in the background", "the flow waits for finish", sits(desk{
 		finish: func(ctx context.Context, callback string, finish finishFunc) error {
 			go finish(ctx, callback)
+			return nil
+		}})},
+	{"finish unheard", "the flow waits for finish", sits(desk{
+		finish: func(ctx context.Context, callback string, finish finishFunc) error {
+			go finish(ctx, callback)
+			time.Sleep(100 * time.Millisecond)
 			return nil
 		}})},
 	{"success whatever finish says", "a failed finish is no success", sits(desk{failed: func(error) (error, bool) { return nil, true }})},
@@ -181,25 +191,8 @@ var flowBreakages = []struct {
 var forgotten []net.Listener
 
 func TestFlowFindsBreakages(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, b := range flowBreakages {
-		t.Run(b.fault+": "+b.rule, func(t *testing.T) {
-			t.Parallel()
-			rule := strings.NewReplacer(" ", "_", "'", "'").Replace(b.rule)
-			// What hangs must fail by its name well before this is over.
-			cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestBreakage$/^"+regexp.QuoteMeta(rule)+"$", "-test.count=1", "-test.timeout=12s")
-			cmd.Env = append(os.Environ(), breakage+"="+b.fault+": "+b.rule)
-			out, err := cmd.CombinedOutput()
-			if err == nil {
-				t.Fatalf("the suite found nothing:\n%s", out)
-			}
-			if !bytes.Contains(out, []byte("--- FAIL: TestBreakage/"+rule)) || bytes.Contains(out, []byte("panic:")) {
-				t.Errorf("the suite did not name the rule:\n%s", out)
-			}
-		})
+		findsBreakage(t, "TestBreakage", b.fault, b.rule, "", 12*time.Second)
 	}
 }
 

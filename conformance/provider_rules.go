@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -1130,11 +1131,26 @@ func besideEachOther(t *testing.T, s *scene) {
 	pages, _ := a.p.(brokerauth.LoginProvider)
 	base := a.token()
 	spent := func(i int) string { return fmt.Sprintf("C0.conformance-beside-%d.b9@", i) }
-	// Each answer tells whose it is.
+	calls := func(i int) bool { return i < n && pages != nil || i >= n && base.RefreshToken != "" }
+	want := 0
+	for i := range 2 * n {
+		if calls(i) {
+			want++
+		}
+	}
+	var asked atomic.Int64
+	allAsked := make(chan struct{})
+	// Each answer tells whose it is. None comes before all have asked, or much later: a provider may let one call wait for another.
 	a.perform(func(r *sent) (*http.Response, error) {
-		time.Sleep(time.Millisecond)
 		for i := range 2 * n {
 			if r.says(spent(i)) {
+				if asked.Add(1) == int64(want) {
+					close(allAsked)
+				}
+				select {
+				case <-allAsked:
+				case <-time.After(50 * time.Millisecond):
+				}
 				return a.stage.granting(map[string]any{"access_token": fmt.Sprintf("conformance-for-%d.", i)})(r)
 			}
 		}
@@ -1144,7 +1160,7 @@ func besideEachOther(t *testing.T, s *scene) {
 	within(t, "calls beside each other", func(ctx context.Context) {
 		var all sync.WaitGroup
 		for i := range 2 * n {
-			if i < n && pages == nil || i >= n && base.RefreshToken == "" {
+			if !calls(i) {
 				continue
 			}
 			all.Go(func() {

@@ -660,9 +660,9 @@ func TestProviderBreakage(t *testing.T) {
 
 func TestProviderFindsBreakages(t *testing.T) {
 	for _, b := range providerBreakages {
-		timeout := "1m"
+		timeout := time.Minute
 		if b.fault == "waits for ever" {
-			timeout = "12s"
+			timeout = 12 * time.Second
 		}
 		findsBreakage(t, "TestProviderBreakage", b.fault, b.rule, b.says, timeout)
 	}

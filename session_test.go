@@ -971,30 +971,31 @@ func TestEnsure(t *testing.T) {
 }
 
 func TestConcurrentLoginsShareOne(t *testing.T) {
-	b := emulator.Schwab(t)
-	s, _ := session(b, new(memory.Store))
-	defer s.Close()
-	asked, release := make(chan bool, 50), make(chan bool)
-	flow := func(ctx context.Context, login *brokerauth.Login, finish func(context.Context, string) error) error {
-		asked <- true
-		<-release
-		return b.Approve(ctx, login, finish)
-	}
-	var wg sync.WaitGroup
-	for range 50 {
-		wg.Go(func() {
-			if err := s.Login(t.Context(), flow); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	<-asked
-	time.Sleep(50 * time.Millisecond)
-	close(release)
-	wg.Wait()
-	if n := len(asked); n != 0 {
-		t.Errorf("%d more people were asked to log in", n)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		b := emulator.Schwab(t)
+		s, _ := session(b, new(memory.Store))
+		defer s.Close()
+		asked, release := make(chan bool, 50), make(chan bool)
+		flow := func(ctx context.Context, login *brokerauth.Login, finish func(context.Context, string) error) error {
+			asked <- true
+			<-release
+			return b.Approve(ctx, login, finish)
+		}
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() {
+				if err := s.Login(t.Context(), flow); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait() // all of them
+		close(release)
+		wg.Wait()
+		if n := len(asked); n != 1 {
+			t.Errorf("%d people were asked to log in, want 1", n)
+		}
+	})
 }
 
 func TestCompleteSpendsACodeOnce(t *testing.T) {

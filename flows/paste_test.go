@@ -27,7 +27,7 @@ var pasteLogin = &brokerauth.Login{URL: "https://broker.example/authorize", Redi
 func paste(t *testing.T, login *brokerauth.Login, in io.Reader, want string) (got []string, out string, err error) {
 	t.Helper()
 	shown := new(text)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	err = flows.Paste(&flows.Options{In: in, Out: shown})(ctx, login, func(_ context.Context, callback string) error {
 		got = append(got, callback)

@@ -45,7 +45,7 @@ func play(role, redirect string) {
 		fmt.Println("callback", callback)
 		return nil
 	}
-	o := &flows.Options{Timeout: 5 * time.Second}
+	o := &flows.Options{Timeout: time.Minute}
 	o.Open = func(context.Context, string) error { return nil }
 	nextLine := func() {
 		tty, err := os.Open("/dev/tty")

@@ -75,7 +75,7 @@ func TestLockEndsWithContext(t *testing.T) {
 func TestErrors(t *testing.T) {
 	l := New(filepath.Join(t.TempDir(), "missing", "lock"))
 	for range 2 { // the second finds whether the first let go of its turn
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if err := l.Lock(ctx); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Lock without a folder: %v, want fs.ErrNotExist", err)

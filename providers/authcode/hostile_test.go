@@ -163,39 +163,59 @@ func TestHostileDrip(t *testing.T) {
 		"another protocol": "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			gone := make(chan struct{})
-			p, _ := hostile(t, func(w io.Writer) error {
-				defer close(gone)
-				if _, err := io.WriteString(w, start); err != nil {
-					return err
-				}
-				for {
-					if _, err := io.WriteString(w, "0"); err != nil {
-						return err
-					}
-					time.Sleep(5 * time.Millisecond)
-				}
-			})
-			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-			defer cancel()
-			returned := make(chan error, 1)
-			go func() {
-				_, err := p.Refresh(ctx, old)
-				returned <- err
-			}()
-			select {
-			case err := <-returned:
-				mustBePassing(t, err)
-			case <-time.After(10 * time.Second):
-				t.Fatal("the call still waits")
+			// On a busy machine the call may be over before its broker has begun. Then the next has more time.
+			met := false
+			for left := 200 * time.Millisecond; !met && left < time.Minute; left *= 2 {
+				met = drips(t, start, left)
 			}
-			select {
-			case <-gone:
-			case <-time.After(10 * time.Second):
-				t.Error("the connection is still open")
+			if !met {
+				t.Error("no call has met the broker")
 			}
 		})
 	}
+}
+
+// drips lets a call that has so much time left meet an answer which drips after its start, and reports whether it did.
+func drips(t *testing.T, start string, left time.Duration) (met bool) {
+	t.Helper()
+	begun, gone := make(chan struct{}), make(chan struct{})
+	p, _ := hostile(t, func(w io.Writer) error {
+		close(begun)
+		defer close(gone)
+		if _, err := io.WriteString(w, start); err != nil {
+			return err
+		}
+		for {
+			if _, err := io.WriteString(w, "0"); err != nil {
+				return err
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), left)
+	defer cancel()
+	returned := make(chan error, 1)
+	go func() {
+		_, err := p.Refresh(ctx, old)
+		returned <- err
+	}()
+	select {
+	case err := <-returned:
+		mustBePassing(t, err)
+	case <-time.After(left + time.Minute):
+		t.Fatal("the call still waits")
+	}
+	select {
+	case <-begun:
+	default:
+		return false
+	}
+	select {
+	case <-gone:
+	case <-time.After(time.Minute):
+		t.Error("the connection is still open")
+	}
+	return true
 }
 
 // TestHostileAnswers: an answer that is wrong in some way is an error that a person can read, and no login ends by it.
@@ -247,15 +267,13 @@ func TestHostileAnswers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, _ := hostile(t, func(w io.Writer) error { _, err := io.WriteString(w, said); return err })
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-			defer cancel()
-			token, err := p.Refresh(ctx, old)
+			token, err := p.Refresh(t.Context(), old)
 			if token != nil {
 				t.Errorf("a token: %v", token)
 			}
 			mustBePassing(t, err)
-			if ctx.Err() != nil {
-				t.Error("the call waited for its context")
+			if errors.Is(err, context.DeadlineExceeded) {
+				t.Error("the call waited until its time was over")
 			}
 			if err != nil && (strings.Contains(err.Error(), old.AccessToken) || strings.Contains(err.Error(), "A1")) {
 				t.Errorf("the error tells a token: %v", err)

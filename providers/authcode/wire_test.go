@@ -25,6 +25,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/brokerauth/brokerauth"
+	"github.com/brokerauth/brokerauth/internal/engine"
 	"github.com/brokerauth/brokerauth/providers/authcode"
 )
 
@@ -224,17 +225,18 @@ func TestSlow(t *testing.T) {
 // dripped is how long a call takes whose context has a second, and whose answer has no end.
 func dripped(t *testing.T) time.Duration {
 	t.Helper()
-	gone := make(chan struct{})
+	begun, gone := make(chan struct{}), make(chan struct{})
 	p := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		close(begun)
+		defer close(gone)
 		io.Copy(io.Discard, r.Body)
 		for {
 			if _, err := io.WriteString(w, " "); err != nil {
-				break
+				return
 			}
 			w.(http.Flusher).Flush()
 			select {
 			case <-r.Context().Done():
-				close(gone)
 				return
 			case <-time.After(10 * time.Millisecond):
 			}
@@ -247,6 +249,11 @@ func dripped(t *testing.T) time.Duration {
 	took := time.Since(began)
 	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, brokerauth.ErrUnavailable) {
 		t.Errorf("after %v: %v", took, err)
+	}
+	select {
+	case <-begun:
+	default:
+		return time.Hour // the broker has not heard of it: this says nothing
 	}
 	select {
 	case <-gone:
@@ -304,15 +311,10 @@ func TestCancel(t *testing.T) {
 
 // TestNetworkErrors: trouble on the way is never final, what it was stays to be found, and addresses do not.
 func TestNetworkErrors(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := listener.Addr().String()
-	listener.Close()
+	closed := "127.0.0.1:" + engine.FreePort(t)
 	c := config(nil)
 	c.BaseURL = "http://" + closed
-	_, err = provider(t, c).Refresh(t.Context(), old)
+	_, err := provider(t, c).Refresh(t.Context(), old)
 	var op *net.OpError
 	if !errors.Is(err, brokerauth.ErrUnavailable) || !errors.As(err, &op) || !strings.Contains(err.Error(), closed) {
 		t.Errorf("a closed port: %v", err)

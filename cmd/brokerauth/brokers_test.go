@@ -25,7 +25,8 @@ func (p *place) at(name string, config emulator.Config) *place {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	server := httptest.NewServer(broker)
+	before := &gate{broker: broker}
+	server := httptest.NewServer(before)
 	p.t.Cleanup(server.Close)
 	var c *place
 	switch name {
@@ -38,7 +39,7 @@ func (p *place) at(name string, config emulator.Config) *place {
 	default:
 		c = p.with("TASTY_SANDBOX_CLIENT_SECRET", testSecret, "TASTY_SANDBOX_REFRESH_TOKEN", config.Grant, "TASTY_SANDBOX_BASE_URL", server.URL)
 	}
-	c.broker = broker
+	c.broker, c.gate = broker, before
 	p.brokers = append(p.brokers, broker)
 	return c
 }
@@ -254,7 +255,7 @@ func TestPartner(t *testing.T) {
 	p := newPlace(t, emulator.Config{}).at("tastytrade", emulator.Config{}).with("TASTY_REFRESH_TOKEN", "", "TASTY_CLIENT_ID", testKey,
 		"TASTY_CALLBACK_URL", "http://"+freeAddress(t))
 	p.must(3, "token", "tastytrade")
-	r := p.must(0, "login", "tastytrade", "--timeout", "20s")
+	r := p.must(0, "login", "tastytrade")
 	wantAll(t, r.out, "tastytrade: logged in", "log in again: never")
 	if n := p.calls("authorization_code"); n != 1 {
 		t.Errorf("the broker saw %d logins", n)

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/brokerauth/brokerauth"
@@ -205,13 +206,13 @@ func TestOwnSettings(t *testing.T) {
 	base := newPlace(t, emulator.Config{})
 	base.ownSettings("default", "BROWSER="+base.env["BROWSER"]+"\nBROKERAUTH_LOG=debug\n")
 	p := base.with("BROWSER", "")
-	r := p.login("--flow", "browser", "--timeout", "20s")
+	r := p.login("--flow", "browser")
 	wantAll(t, r.errors, `msg="brokerauth: login"`)
 
 	base.ownSettings("default", "BROWSER=/nonexistent/browser\n")
-	base.login("--flow", "browser", "--timeout", "20s") // the environment comes first
+	base.login("--flow", "browser") // the environment comes first
 	base.ownSettings("paper", "BROWSER="+base.env["BROWSER"]+"\n")
-	base.with("BROWSER", "/nonexistent/browser").login("--profile", "paper", "--flow", "browser", "--timeout", "20s")
+	base.with("BROWSER", "/nonexistent/browser").login("--profile", "paper", "--flow", "browser")
 
 	for _, command := range []string{"token", "status", "login", "logout"} {
 		wantAll(t, base.with("BROKERAUTH_LOG", "verbose").must(2, command, "schwab").errors, "BROKERAUTH_LOG", "verbose", "debug")
@@ -546,9 +547,11 @@ func TestStatusWithin(t *testing.T) {
 	p.edit(func(token map[string]any) { token["login_by"] = time.Now().Add(-time.Minute) })
 	r = p.must(3, "status", "schwab", "--within", "1h")
 	wantAll(t, r.errors, "the login was over by ", ": login required: run: brokerauth login schwab\n")
-	if text := clocks(brokerauth.Status{AccessExpiresAt: time.Now().Add(-500 * time.Millisecond)}); !strings.HasPrefix(text, "access: expired just now; ") {
-		t.Errorf("half a second after the end: %s", text)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		if text := clocks(brokerauth.Status{AccessExpiresAt: time.Now().Add(-500 * time.Millisecond)}); !strings.HasPrefix(text, "access: expired just now; ") {
+			t.Errorf("half a second after the end: %s", text)
+		}
+	})
 	p.login()
 
 	// No login lives that long, and whoever asks for one would be sent to log in by each run.

@@ -91,7 +91,7 @@ func TestBrokersErrors(t *testing.T) {
 			p := newPlace(t, emulator.Config{}).at(broker, emulator.Config{})
 			args := []string{"refresh", broker}
 			if login != "" {
-				args = []string{"login", broker, "--flow", "browser", "--timeout", "5s"}
+				args = []string{"login", broker, "--flow", "browser"}
 			} else if broker != "tastytrade" {
 				p.must(0, "login", broker)
 			}

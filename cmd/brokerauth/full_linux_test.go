@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/brokerauth/brokerauth/conformance/emulator"
 )
@@ -30,7 +29,7 @@ func mount(t *testing.T, source, dir, kind string, flags uintptr, options string
 // A disk that is full or read-only is named with its remedy, whatever the command, and whoever was logged in by a code
 // that is spent is told that it must be done again.
 func TestFullDisk(t *testing.T) {
-	p := newPlace(t, emulator.Config{Latency: 1500 * time.Millisecond})
+	p := newPlace(t, emulator.Config{})
 	dir := filepath.Join(p.dir, "small")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -56,8 +55,9 @@ func TestFullDisk(t *testing.T) {
 		command, want := test.command, test.want
 		os.Remove(filepath.Join(dir, "fill"))
 		var said buffer
-		cmd := underWay(t, p, &said, command, "schwab")
+		cmd, answer := underWay(t, p, &said, command, "schwab")
 		fill()
+		answer()
 		if code := exitOf(cmd.Wait()); code != 1 {
 			t.Errorf("%s: exit code %d, want 1", command, code)
 		}

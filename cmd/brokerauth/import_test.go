@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -205,19 +206,22 @@ func TestImportTastytrade(t *testing.T) {
 // A file that its own program still writes is not removed.
 func TestImportWrittenMeanwhile(t *testing.T) {
 	t.Parallel()
-	p := newPlace(t, emulator.Config{}).at("tastytrade-sandbox", emulator.Config{Latency: 2 * time.Second})
+	p := newPlace(t, emulator.Config{}).at("tastytrade-sandbox", emulator.Config{})
 	p.env["TASTY_SANDBOX_CLIENT_SECRET"], p.env["TASTY_SANDBOX_REFRESH_TOKEN"] = "", ""
 	file := p.write("session.json", fresh(t, "tastytrade-new.json", "", testGrant), 0o600)
-	asked := make(chan struct{})
+	sent, answer := p.gate.shut()
+	written := make(chan struct{})
 	go func() {
-		defer close(asked)
-		for len(p.broker.Requests()) == 0 && t.Context().Err() == nil {
-			time.Sleep(time.Millisecond)
+		defer close(written)
+		select {
+		case <-sent:
+		case <-t.Context().Done():
 		}
 		os.WriteFile(file, []byte("{}"), 0o600)
+		answer()
 	}()
 	wantAll(t, p.must(1, "import", file, "--move").errors, "stored", "meanwhile")
-	<-asked
+	<-written
 	if text, err := os.ReadFile(file); err != nil || string(text) != "{}" {
 		t.Errorf("the file holds %q, %v", text, err)
 	}
@@ -460,14 +464,11 @@ func TestImportDatabaseHostile(t *testing.T) {
 		if err := errors.Join(db.Exec(script), db.Close()); err != nil {
 			t.Fatal(err)
 		}
-		quickest := time.Hour // of three, as this machine may be busy
-		for tries := 0; tries < 3 && quickest > 4*time.Second; tries++ {
-			began := time.Now()
-			sealed.hostile(1, file)
-			quickest = min(quickest, time.Since(began))
-		}
-		if quickest > 4*time.Second {
-			t.Errorf("%s: it took %s", name, quickest)
+		sealed.hostile(1, file)
+		var cmd *exec.Cmd
+		sealed.runWith(func(c *exec.Cmd) { cmd = c }, "import", file)
+		if took := cmd.ProcessState.UserTime(); took > 4*time.Second { // of the processor's, whatever else it has to do
+			t.Errorf("%s: it took %s", name, took)
 		}
 	}
 	piped := sealed.command("import", "-")
@@ -564,10 +565,10 @@ func TestReadDatabaseDamaged(t *testing.T) {
 		if err := errors.Join(os.WriteFile(path, data, 0o600), os.WriteFile(path+"-wal", log, 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // however busy the machine: none is read for ever
 		rows, _, err := readDatabase(ctx, path)
 		if ctx.Err() != nil {
-			t.Errorf("a damaged database takes 2 seconds: %v", err)
+			t.Errorf("a damaged database takes a minute: %v", err)
 		}
 		cancel()
 		if err != nil {

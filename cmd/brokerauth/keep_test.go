@@ -78,9 +78,9 @@ func TestKeep(t *testing.T) {
 	p.broker.RevokeLogins()
 	until(t, "the login's end is told", func() bool { return len(runs()) == 3 })
 	wantAll(t, runs()[2], "BROKERAUTH_EVENT=ended\n", "BROKERAUTH_WITHIN=\n", "run: brokerauth login schwab")
+	stop() // with which all has come that was said
 	wantAll(t, out.String(), "schwab: the login has ended: run: brokerauth login schwab")
 	wantAll(t, errs.String(), "noise")
-	stop()
 
 	said := p.all.String() + strings.Join(runs(), "")
 	for _, secret := range append(p.broker.Secrets(), testSecret, testKey) {

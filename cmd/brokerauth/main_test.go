@@ -82,7 +82,7 @@ func browse(address, button string) error {
 	if err != nil {
 		return err
 	}
-	client := &http.Client{Jar: jar, Timeout: 20 * time.Second, Transport: &http.Transport{
+	client := &http.Client{Jar: jar, Timeout: 5 * time.Minute, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // it dials loopback only
 	}}
 	forge := button == "forge"
@@ -110,11 +110,57 @@ func browse(address, button string) error {
 	return resp.Body.Close()
 }
 
+// gate stands before a broker, and keeps token calls from it while it is shut.
+type gate struct {
+	broker http.Handler
+
+	mu      sync.Mutex
+	arrived chan struct{} // nil while it is open
+	opened  chan struct{}
+}
+
+// shut returns what tells of each token call that comes from now on, and what lets all of them go on to the broker.
+func (g *gate) shut() (arrived <-chan struct{}, open func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.arrived, g.opened = make(chan struct{}, 16), make(chan struct{})
+	opened := g.opened
+	return g.arrived, sync.OnceFunc(func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		close(opened)
+		if g.opened == opened {
+			g.arrived, g.opened = nil, nil
+		}
+	})
+}
+
+func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	g.mu.Lock()
+	arrived, opened := g.arrived, g.opened
+	g.mu.Unlock()
+	if arrived != nil && r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/token") {
+		body, err := io.ReadAll(r.Body) // else the server does not see that a client has left
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		arrived <- struct{}{}
+		select {
+		case <-opened:
+		case <-r.Context().Done():
+			panic(http.ErrAbortHandler)
+		}
+	}
+	g.broker.ServeHTTP(w, r)
+}
+
 // place is a user's home with an emulated broker to log in to.
 type place struct {
 	t      testing.TB
 	dir    string
 	broker *emulator.Broker
+	gate   *gate // before the broker
 	env    map[string]string
 
 	*heard // shared by all copies
@@ -156,7 +202,8 @@ func newPlace(t testing.TB, config emulator.Config) *place {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(broker)
+	before := &gate{broker: broker}
+	server := httptest.NewServer(before)
 	t.Cleanup(server.Close)
 	self, err := os.Executable()
 	if err != nil {
@@ -164,7 +211,7 @@ func newPlace(t testing.TB, config emulator.Config) *place {
 	}
 	dir := t.TempDir()
 	kept := &heard{brokers: []*emulator.Broker{broker}, written: make(map[string]bool)}
-	p := &place{t: t, dir: dir, broker: broker, heard: kept, env: map[string]string{
+	p := &place{t: t, dir: dir, broker: broker, gate: before, heard: kept, env: map[string]string{
 		"HOME": dir, "XDG_CONFIG_HOME": filepath.Join(dir, "config"), "XDG_STATE_HOME": filepath.Join(dir, "state"),
 		"AppData": filepath.Join(dir, "config"), "LocalAppData": filepath.Join(dir, "state"), "SystemRoot": os.Getenv("SystemRoot"),
 		"PATH": os.Getenv("PATH"), "TMPDIR": dir, "TEMP": dir,
@@ -185,7 +232,7 @@ func freeAddress(t testing.TB) string {
 
 // with returns a copy of the place with another environment; an empty value unsets.
 func (p *place) with(pairs ...string) *place {
-	c := &place{t: p.t, dir: p.dir, broker: p.broker, heard: p.heard, env: make(map[string]string)}
+	c := &place{t: p.t, dir: p.dir, broker: p.broker, gate: p.gate, heard: p.heard, env: make(map[string]string)}
 	for name, value := range p.env {
 		c.env[name] = value
 	}

@@ -91,20 +91,22 @@ func TestInterruptedLogin(t *testing.T) {
 	p.must(0, "token", "schwab")
 }
 
-// underWay starts the command and returns when the broker has a token call of it, and has not answered.
-func underWay(t *testing.T, p *place, said io.Writer, args ...string) *exec.Cmd {
+// underWay starts the command and returns when it has sent a token call, which the broker answers after answer was called.
+func underWay(t *testing.T, p *place, said io.Writer, args ...string) (cmd *exec.Cmd, answer func()) {
 	t.Helper()
-	n := len(p.broker.Requests())
-	cmd := p.command(args...)
+	sent, answer := p.gate.shut()
+	t.Cleanup(answer)
+	cmd = p.command(args...)
 	cmd.Stderr = said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the broker has the request", func() bool {
-		requests := p.broker.Requests()[n:]
-		return len(requests) > 0 && requests[len(requests)-1].GrantType != "" && requests[len(requests)-1].Status == 0
-	})
-	return cmd
+	select {
+	case <-sent:
+	case <-time.After(time.Minute):
+		t.Fatalf("brokerauth %s: a minute later it has sent no token call", strings.Join(args, " "))
+	}
+	return cmd, answer
 }
 
 // The broker has answered by the time that an interrupted refresh ends, and what it issued is there for all others.
@@ -119,15 +121,17 @@ func TestInterruptedRefresh(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := newPlace(t, emulator.Config{Latency: 2 * time.Second, Rotate: true})
+			p := newPlace(t, emulator.Config{Rotate: true})
 			p.login()
 			before := p.must(0, "token", "schwab").out
 			var said buffer
-			cmd := underWay(t, p, &said, "refresh", "schwab")
+			cmd, answer := underWay(t, p, &said, "refresh", "schwab")
 			for _, s := range signals {
 				cmd.Process.Signal(s)
 				time.Sleep(5 * time.Millisecond) // or two of one kind are one
 			}
+			until(t, "it says that it waits", func() bool { return strings.Contains(said.String(), "to save it") })
+			answer()
 			if code := exitOf(cmd.Wait()); code != 130 {
 				t.Errorf("exit code %d, want 130", code)
 			}
@@ -147,30 +151,25 @@ func TestInterruptedRefresh(t *testing.T) {
 func TestSecondInterrupt(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, emulator.Config{})
-	var took time.Duration
-	for range 3 { // a busy machine may be slow at one
-		p.login()
-		p.broker.Inject(emulator.Fault{Delay: 18 * time.Second})
-		var said buffer
-		cmd := underWay(t, p, &said, "refresh", "schwab")
-		began := time.Now()
-		cmd.Process.Signal(os.Interrupt)
-		until(t, "it says that it waits", func() bool { return strings.Contains(said.String(), "again") })
-		cmd.Process.Signal(os.Interrupt)
-		if code := exitOf(cmd.Wait()); code != 130 {
-			t.Fatalf("exit code %d, want 130", code)
-		}
-		if took = time.Since(began); took < 3*time.Second {
-			return
-		}
+	p.login()
+	var said buffer
+	cmd, _ := underWay(t, p, &said, "refresh", "schwab")
+	cmd.Process.Signal(os.Interrupt)
+	until(t, "it says that it waits", func() bool { return strings.Contains(said.String(), "again") })
+	cmd.Process.Signal(os.Interrupt)
+	if code := exitOf(cmd.Wait()); code != 130 {
+		t.Errorf("exit code %d, want 130", code)
 	}
-	t.Errorf("it ends after %s", took)
+	// Had it gone on waiting, it would tell that the broker did not answer.
+	if !strings.HasSuffix(said.String(), "interrupt again to end at once\n") {
+		t.Errorf("after a second interrupt it says more:\n%s", said.String())
+	}
 }
 
 // That a token cannot be saved is told, and once.
 func TestUnsaved(t *testing.T) {
 	t.Parallel()
-	p := newPlace(t, emulator.Config{Latency: 1500 * time.Millisecond})
+	p := newPlace(t, emulator.Config{})
 	p.login()
 	dir := filepath.Dir(p.record())
 	defer os.Chmod(dir, 0o700)
@@ -181,11 +180,13 @@ func TestUnsaved(t *testing.T) {
 	}{{"refresh", false, 1}, {"refresh", true, 130}, {"login", false, 1}} {
 		os.Chmod(dir, 0o700)
 		var said buffer
-		cmd := underWay(t, p, &said, test.command, "schwab", "--store", "disk")
+		cmd, answer := underWay(t, p, &said, test.command, "schwab", "--store", "disk")
 		os.Chmod(dir, 0o777) // which the store refuses
 		if test.interrupt {
 			cmd.Process.Signal(os.Interrupt)
+			until(t, "it says that it waits", func() bool { return strings.Contains(said.String(), "to save it") })
 		}
+		answer()
 		if got := exitOf(cmd.Wait()); got != test.code || strings.Contains(said.String(), "was saved") || strings.Count(said.String(), "could not be saved") != 1 {
 			t.Errorf("%s, interrupted %v: exit code %d, want %d\n%s", test.command, test.interrupt, got, test.code, said.String())
 		}

@@ -21,7 +21,10 @@ func TestScreen(t *testing.T) {
 	} {
 		p := newPlace(t, emulator.Config{}).with(test.env...)
 		person, screen, wait := p.start("login", "schwab", "--browser", "none", "--timeout", "90s")
-		until(t, "it shows where to log in", func() bool { return strings.Contains(screen.String(), "/v1/oauth/authorize") })
+		until(t, "it shows where to log in", func() bool { // all of it: a terminal's lines come in pieces
+			_, rest, found := strings.Cut(screen.String(), "/v1/oauth/authorize")
+			return found && strings.Contains(rest, "\n")
+		})
 		var address string
 		until(t, "it counts down", func() bool {
 			return !test.count || strings.Contains(screen.String(), "s left; Ctrl-C gives up") || strings.Contains(screen.String(), "min left; Ctrl-C gives up")

@@ -161,7 +161,7 @@ func (s *served) open() (secret string) {
 // watch reads the page's stream until it is left.
 func (s *served) watch(secret string) (next func() view, leave func()) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // no state takes that long to show
+	ctx, cancel := context.WithCancel(context.Background())
 	s.t.Cleanup(cancel)
 	req, err := http.NewRequestWithContext(ctx, "GET", s.origin+"/events", nil)
 	if err != nil {
@@ -177,6 +177,7 @@ func (s *served) watch(secret string) (next func() view, leave func()) {
 	var last view
 	return func() (v view) {
 		s.t.Helper()
+		defer time.AfterFunc(time.Minute, cancel).Stop() // none takes that long to come
 		for lines.Scan() {
 			if text, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
 				s.heard.mu.Lock()
@@ -471,7 +472,7 @@ func TestServeLive(t *testing.T) {
 // A token that could not be saved outlives that its store cannot be looked at, and is saved in the end.
 func TestServeStoreAway(t *testing.T) {
 	t.Parallel()
-	p := newPlace(t, emulator.Config{Latency: 1500 * time.Millisecond, Rotate: true})
+	p := newPlace(t, emulator.Config{Rotate: true})
 	p.login("--profile", "work") // no login that a page shows whatever is stored
 	dir := filepath.Dir(p.record())
 	defer os.Chmod(dir, 0o700)
@@ -481,13 +482,19 @@ func TestServeStoreAway(t *testing.T) {
 	defer leave()
 	login := s.await(next, "live")
 	answered := make(chan int)
-	before := len(p.broker.Requests())
+	sent, answer := p.gate.shut()
+	t.Cleanup(answer)
 	go func() {
 		code, _ := s.ask("POST", "/refresh", secret, fmt.Sprintf(`{"id":%q}`, login.ID))
 		answered <- code
 	}()
-	until(t, "the broker is asked", func() bool { return len(p.broker.Requests()) > before })
+	select {
+	case <-sent:
+	case <-time.After(time.Minute):
+		t.Fatal("a minute later the broker is not asked")
+	}
 	os.Chmod(dir, 0o777) // which the store refuses
+	answer()
 	if code := <-answered; code != http.StatusOK {
 		t.Fatalf("refresh: %d", code)
 	}

@@ -348,7 +348,7 @@ func TestStoreMove(t *testing.T) {
 		t.Fatalf("%d logins are stored", len(all))
 	}
 	// Killed again and again, it loses nothing.
-	for delay := time.Duration(0); ; delay += 3 * time.Millisecond {
+	for delay := time.Duration(0); ; delay += max(3*time.Millisecond, delay/16) { // on a slow machine the start alone takes long
 		cmd := p.command("store", "move", "disk:"+from, "disk:"+to)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)

@@ -454,27 +454,19 @@ func (s *Session) Logout(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for {
-		raw, err := s.Store.Load(ctx, key)
-		if errors.Is(err, ErrCorrupt) {
-			if store, ok := s.Store.(asider); ok {
-				if _, err = store.SetAside(ctx, key); err == nil {
-					continue
-				}
-			}
-		}
-		if errors.Is(err, fs.ErrNotExist) {
-			raw, err = nil, nil
-		}
-		if err != nil {
-			return fmt.Errorf("%s: logging out: %w", key.Provider, err)
-		}
-		swapped, err := s.Store.CompareAndSwap(ctx, key, raw, nil)
-		if err != nil {
-			return fmt.Errorf("%s: logging out: %w", key.Provider, err)
-		}
-		if swapped {
+	for delay := time.Millisecond; ; delay *= 2 {
+		gone, err := s.delete(ctx, key)
+		if gone && err == nil {
 			break
+		}
+		if err == nil && delay > time.Second {
+			err = fmt.Errorf("what is stored changed each time, or the store does not know it again: try again: %w", ErrUnavailable)
+		}
+		if err == nil {
+			err = sleep(ctx, delay)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: logging out: %w", key.Provider, err)
 		}
 	}
 	s.mu.Lock()
@@ -485,4 +477,22 @@ func (s *Session) Logout(ctx context.Context) error {
 	s.mu.Unlock()
 	s.emit(Event{Kind: "logout", Key: key})
 	return nil
+}
+
+// delete deletes what is stored, and reports whether that is done; what cannot be read it moves aside first.
+func (s *Session) delete(ctx context.Context, key Key) (gone bool, err error) {
+	raw, err := s.Store.Load(ctx, key)
+	store, ok := s.Store.(asider)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		raw = nil
+	case errors.Is(err, ErrCorrupt) && ok:
+		if _, asideErr := store.SetAside(ctx, key); asideErr != nil {
+			return false, fmt.Errorf("%w, and could not be set aside: %w", err, asideErr)
+		}
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return s.Store.CompareAndSwap(ctx, key, raw, nil)
 }

@@ -622,6 +622,40 @@ func TestLogoutDuringARefreshStands(t *testing.T) {
 	})
 }
 
+// forgetful is a store that does not know its own record again, as a database of which another tool has changed a type.
+type forgetful struct {
+	memory.Store
+	forgets atomic.Bool
+	swaps   atomic.Int64
+}
+
+func (s *forgetful) CompareAndSwap(ctx context.Context, key brokerauth.Key, old, new []byte) (bool, error) {
+	s.swaps.Add(1)
+	if s.forgets.Load() && old != nil {
+		return false, nil
+	}
+	return s.Store.CompareAndSwap(ctx, key, old, new)
+}
+
+// Whoever logs out there, without a deadline, hears soon that it does not work.
+func TestLogoutOfAForgetfulStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := new(forgetful)
+		s, _ := loggedIn(t, emulator.Schwab(t), store)
+		defer s.Close()
+		before := store.swaps.Load()
+		store.forgets.Store(true)
+		start := time.Now()
+		err := s.Logout(t.Context())
+		if tries, took := store.swaps.Load()-before, time.Since(start); !errors.Is(err, brokerauth.ErrUnavailable) || tries > 20 || took > 5*time.Second {
+			t.Errorf("after %d tries in %v: %v", tries, took, err)
+		}
+		mustToken(t, s)
+		store.forgets.Store(false)
+		must(t, s.Logout(t.Context()))
+	})
+}
+
 // What the API says with its refusal is not waited for.
 func TestRefusalThatNeverEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

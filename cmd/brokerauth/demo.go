@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
@@ -18,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -35,7 +37,6 @@ import (
 
 const (
 	demoKey, demoSecret, demoGrant = "demo-app-key", "demo-app-secret", "emulated.demo-grant"
-	demoAccessTTL                  = 4 * time.Second // so that all processes start within it, on a slow machine too
 	demoProcesses                  = 5
 	demoWeek                       = 7 * 24 * time.Hour
 )
@@ -135,7 +136,7 @@ func (d *demo) setUp(ctx context.Context) (stop func(), err error) {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}
 	d.client = &http.Client{Transport: transport}
 	d.flow = flows.Browser(&flows.Options{
-		In: new(bytes.Buffer), Out: io.Discard, Certificate: d.cert, Timeout: 10 * time.Second, Open: d.consent,
+		In: new(bytes.Buffer), Out: io.Discard, Certificate: d.cert, Timeout: time.Minute, Open: d.consent,
 	})
 	free, err := freePorts(ctx, 2)
 	if err != nil {
@@ -148,7 +149,7 @@ func (d *demo) setUp(ctx context.Context) (stop func(), err error) {
 	d.brokers = []*demoBroker{d.schwab, d.td, d.tastytrade}
 	for _, b := range d.brokers {
 		b.seen = make(map[string]int)
-		config := emulator.Config{ClientID: demoKey, ClientSecret: demoSecret, AccessTTL: demoAccessTTL, Latency: 200 * time.Millisecond}
+		config := emulator.Config{ClientID: demoKey, ClientSecret: demoSecret, Latency: 200 * time.Millisecond}
 		if b == d.tastytrade {
 			config.Grant = demoGrant
 		}
@@ -181,7 +182,7 @@ func (d *demo) setUp(ctx context.Context) (stop func(), err error) {
 		stops = append(stops, func() { b.session.Close() })
 		d.say("An emulated %s listens at %s.", b.name, base)
 	}
-	d.say("Access tokens live %s here. This program holds a Session at each, over one store.", inWords(demoAccessTTL))
+	d.say("This program holds a Session at each, over one store.")
 	return stop, nil
 }
 
@@ -189,16 +190,19 @@ func (d *demo) newSession(p brokerauth.Provider) *brokerauth.Session {
 	return &brokerauth.Session{Provider: p, Store: d.store, Observe: func(brokerauth.Event) {}}
 }
 
-// freePorts returns ports that nobody listens at.
+// freePorts returns ports that nobody listens at, and that no system gives meanwhile to whoever asks for any port: those are
+// above 32767.
 func freePorts(ctx context.Context, n int) (ports []string, err error) {
-	for range n {
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-		if err != nil {
+	for tries := 1; len(ports) < n; tries++ {
+		port := strconv.Itoa(20_000 + rand.IntN(12_000))
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:"+port)
+		switch {
+		case err == nil:
+			defer l.Close() // so that no other is the same
+			ports = append(ports, port)
+		case tries == 20:
 			return nil, err
 		}
-		defer l.Close()
-		_, port, _ := net.SplitHostPort(l.Addr().String())
-		ports = append(ports, port)
 	}
 	return ports, nil
 }
@@ -286,8 +290,6 @@ func (d *demo) refresh(ctx context.Context) error {
 		if err := b.expire(ctx); err != nil {
 			return err
 		}
-	}
-	for _, b := range d.brokers {
 		if err := d.call(ctx, b); err != nil {
 			return err
 		}
@@ -295,24 +297,38 @@ func (d *demo) refresh(ctx context.Context) error {
 			return err
 		}
 	}
-	d.say("The access tokens expired, and the clients renewed them by themselves: each broker saw 1 refresh.")
+	d.say("The brokers' clocks were put forward until the access tokens were over, and the stored ones dated back by as much.")
+	d.say("The clients renewed them by themselves: each broker saw 1 refresh.")
 	return nil
 }
 
-// expire waits until the access token has just expired.
+// expire has the access token just over.
 func (b *demoBroker) expire(ctx context.Context) error {
-	st, err := b.session.Status(ctx)
+	t, err := b.session.Token(ctx)
 	if err != nil {
 		return err
 	}
-	timer := time.NewTimer(time.Until(st.AccessExpiresAt) + 20*time.Millisecond)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	return b.age(ctx, t, time.Until(t.Expiry)+time.Second)
+}
+
+// age makes t, which is stored, as old as it will be after so long: by the broker's clock, and by what is stored of it. The
+// machine's own clock cannot be moved; and to wait, for tokens that live for seconds, would be a race with slow machines.
+func (b *demoBroker) age(ctx context.Context, t *brokerauth.Token, by time.Duration) error {
+	aged := t.Clone()
+	for _, at := range []*time.Time{&aged.Issued, &aged.Expiry, &aged.LoggedInAt, &aged.LoginBy} {
+		if !at.IsZero() {
+			*at = at.Add(-by)
+		}
 	}
+	// An older login does not take a later one's place by itself.
+	if err := b.session.Logout(ctx); err != nil {
+		return err
+	}
+	if err := b.session.Save(ctx, aged); err != nil {
+		return err
+	}
+	b.pretend.Advance(by)
+	return nil
 }
 
 // processes has several runs of this program ask for a token at once.
@@ -380,25 +396,15 @@ func (d *demo) environment() []string {
 	return env
 }
 
-// seventhDay comes by the broker's clock, and by what is stored of the login: the machine's own clock cannot be moved.
 func (d *demo) seventhDay(ctx context.Context) error {
 	b := d.schwab
 	t, err := b.session.Token(ctx)
 	if err != nil {
 		return err
 	}
-	aged, week := t.Clone(), demoWeek+time.Minute
-	for _, at := range []*time.Time{&aged.Issued, &aged.Expiry, &aged.LoggedInAt, &aged.LoginBy} {
-		*at = at.Add(-week)
-	}
-	// An older login does not take a later one's place by itself.
-	if err := b.session.Logout(ctx); err != nil {
+	if err := b.age(ctx, t, demoWeek+time.Minute); err != nil {
 		return err
 	}
-	if err := b.session.Save(ctx, aged); err != nil {
-		return err
-	}
-	b.pretend.Advance(week)
 	if _, err = b.session.Refresh(ctx, nil); !errors.Is(err, brokerauth.ErrLoginRequired) {
 		return fmt.Errorf("after seven days a refresh must say that a person has to log in, and it said: %v", err)
 	}

@@ -186,7 +186,7 @@ func TestClients(t *testing.T) {
 			}
 			env, granted := emulate(t, test.broker, test.flags...)
 			cmd := exec.CommandContext(t.Context(), engine, test.script)
-			cmd.WaitDelay = time.Second
+			cmd.WaitDelay = time.Minute
 			cmd.Env = append(os.Environ(), env...)
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Fatalf("%v\n%s", err, out)

@@ -87,7 +87,7 @@ func cluster(t *testing.T) (addrs []string) {
 	var clients []*goredis.Client
 	for i := range 3 {
 		bus := engine.FreePort(t) // else it is 10000 above the port, which there may be none
-		s := engine.Redis(t, "--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "5000")
+		s := engine.Redis(t, "--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "60000")
 		c := goredis.NewClient(&goredis.Options{Addr: s.Addr})
 		defer c.Close()
 		if err := c.Do(t.Context(), "CLUSTER", "ADDSLOTSRANGE", i*16384/3, (i+1)*16384/3-1).Err(); err != nil {
@@ -112,11 +112,11 @@ func cluster(t *testing.T) (addrs []string) {
 	return addrs
 }
 
-// eventually tries f until it succeeds.
+// eventually tries f until it succeeds. A Sentinel that was stalled trusts nobody for half a minute.
 func eventually(t *testing.T, what string, f func() error) {
 	t.Helper()
 	var err error
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if err = f(); err == nil {
 			return
 		}

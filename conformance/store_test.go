@@ -467,10 +467,10 @@ func openInPlace(t *testing.T, at string) brokerauth.Store {
 		if err != nil {
 			return err
 		}
-		for half := range slices.Chunk(new, len(new)/2+1) {
-			f.Write(half)
-			time.Sleep(2 * time.Millisecond)
-		}
+		half := len(new) / 2
+		f.Write(new[:half])
+		time.Sleep(2 * time.Millisecond) // far longer than all else takes, so that a kill comes now
+		f.Write(new[half:])
 		return f.Close()
 	}}
 }

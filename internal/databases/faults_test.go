@@ -2,9 +2,11 @@ package databases_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,9 +17,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/brokerauth/brokerauth"
@@ -364,6 +369,68 @@ func TestRedisFailover(t *testing.T) {
 			}
 			must(t, s.Login(t.Context(), tr.broker.Approve))
 		})
+	}
+}
+
+// badConns are connections that lose the answer to the next change, and then call themselves bad, as those of some drivers
+// do: database/sql takes that for a statement which was never sent.
+type badConns struct {
+	driver.Connector
+	lose atomic.Bool
+}
+
+func (b *badConns) Connect(ctx context.Context) (driver.Conn, error) {
+	c, err := b.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &badConn{c.(*stdlib.Conn), b}, nil
+}
+
+type badConn struct {
+	*stdlib.Conn
+	all *badConns
+}
+
+func (c *badConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	result, err := c.Conn.ExecContext(ctx, query, args)
+	if err == nil && c.all.lose.CompareAndSwap(true, false) {
+		return nil, driver.ErrBadConn
+	}
+	return result, err
+}
+
+func (c *badConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	rows, err := c.Conn.QueryContext(ctx, query, args)
+	if err == nil && c.all.lose.CompareAndSwap(true, false) {
+		return nil, cmp.Or(rows.Close(), driver.ErrBadConn)
+	}
+	return rows, err
+}
+
+// TestChangesAreSentOnce loses answers behind database/sql's back: a change that it repeated would be one that was not done.
+func TestChangesAreSentOnce(t *testing.T) {
+	t.Parallel()
+	config, err := pgx.ParseConfig(engine.PostgreSQL(t).URL("postgres"))
+	must(t, err)
+	conns := &badConns{Connector: stdlib.GetConnector(*config)}
+	db := sql.OpenDB(conns)
+	defer db.Close()
+	store := create(t, db, sqlstore.PostgreSQL)
+	key := brokerauth.Key{Provider: "schwab", Profile: "default"}
+	var record []byte
+	for _, next := range [][]byte{[]byte("first"), []byte("second"), nil} {
+		conns.lose.Store(true)
+		swapped, err := store.CompareAndSwap(t.Context(), key, record, next)
+		what := fmt.Sprintf("CompareAndSwap from %q to %q", record, next)
+		checkKind(t, what, err, brokerauth.ErrUnavailable)
+		if swapped || err != nil && !strings.Contains(err.Error(), "unknown") {
+			t.Errorf("%s = %v, %v, want an error that says the outcome is unknown", what, swapped, err)
+		}
+		if got, err := store.Load(t.Context(), key); !bytes.Equal(got, next) || next != nil && err != nil {
+			t.Errorf("after %s, Load = %q, %v", what, got, err)
+		}
+		record = next
 	}
 }
 

@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"crypto/tls"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io"
@@ -59,7 +60,7 @@ func (s *Store) explain(err error) *fault {
 		return &fault{kind: brokerauth.ErrUnavailable, text: text + " (" + e.Error() + ")"}
 	}
 	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, driver.ErrBadConn):
 		return &fault{kind: brokerauth.ErrUnavailable, text: "the connection to the database ended", unknown: true}
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded): // the driver's own
 		return &fault{kind: brokerauth.ErrUnavailable, text: "the driver gave up waiting for the database", unknown: true}

@@ -167,8 +167,8 @@ func (s *Store) CompareAndSwap(ctx context.Context, key brokerauth.Key, old, new
 	case old == nil:
 		changed, err = s.exec(ctx, create, name, new)
 	case new == nil && s.dialect == PostgreSQL:
-		err = s.try(ctx, writes, func(ctx context.Context) error {
-			return s.db.QueryRowContext(ctx, s.sql(dropPostgreSQL), name, old).Scan(&changed)
+		err = s.change(ctx, func(ctx context.Context, c *sql.Conn) error {
+			return c.QueryRowContext(ctx, s.sql(dropPostgreSQL), name, old).Scan(&changed)
 		})
 	case new == nil:
 		if changed, err = s.exec(ctx, dropSQLite, name, old); err == nil && changed > 0 {
@@ -275,14 +275,28 @@ func (s *Store) sql(statement string) string {
 
 // exec returns how many rows a statement has changed.
 func (s *Store) exec(ctx context.Context, statement string, args ...any) (changed int64, err error) {
-	err = s.try(ctx, writes, func(ctx context.Context) error {
-		result, err := s.db.ExecContext(ctx, s.sql(statement), args...)
+	err = s.change(ctx, func(ctx context.Context, c *sql.Conn) error {
+		result, err := c.ExecContext(ctx, s.sql(statement), args...)
 		if err == nil {
 			changed, err = result.RowsAffected()
 		}
 		return err
 	})
 	return changed, err
+}
+
+// change runs a statement that changes something, on one connection. Left to choose, database/sql sends it over another
+// one again where the driver calls the first bad, which some do when an answer is lost: a swap that was done would then be
+// reported as not done.
+func (s *Store) change(ctx context.Context, statement func(ctx context.Context, c *sql.Conn) error) error {
+	return s.try(ctx, writes, func(ctx context.Context) error {
+		c, err := s.db.Conn(ctx)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return statement(ctx, c)
+	})
 }
 
 // What a statement does, as far as trying again goes.

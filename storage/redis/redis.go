@@ -68,7 +68,8 @@ const (
 	aside   = ".bad"
 )
 
-// swapScript replaces KEYS[1] by ARGV[2] if it is ARGV[1]; empty: none. What was set aside goes with the record.
+// swapScript replaces KEYS[1] by ARGV[2] if it is ARGV[1]; empty: none. What was set aside goes with the record: only to
+// delete are there two keys. A Cluster that moves them refuses what names both, until both have arrived.
 const swapScript = `
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 if ARGV[2] ~= '' then redis.call('SET', KEYS[1], ARGV[2]) else redis.call('DEL', KEYS[1], KEYS[2]) end
@@ -177,7 +178,11 @@ func (s *Store) CompareAndSwap(ctx context.Context, key brokerauth.Key, old, new
 	case old != nil && len(old) == 0:
 		return false, nil // no record is
 	}
-	n, err := s.run(ctx, swapScript, key, old, new)
+	names := []string{s.key(key)}
+	if new == nil {
+		names = append(names, s.key(key)+aside)
+	}
+	n, err := s.run(ctx, swapScript, names, old, new)
 	if err != nil {
 		return false, fmt.Errorf("redis: %s: %w", s.Where(key), err)
 	}
@@ -246,7 +251,7 @@ func (s *Store) SetAside(ctx context.Context, key brokerauth.Key) (where string,
 	if err := check(ctx, key); err != nil {
 		return "", err
 	}
-	n, err := s.run(ctx, asideScript, key)
+	n, err := s.run(ctx, asideScript, []string{s.key(key), s.key(key) + aside})
 	if err == nil && n == 0 {
 		err = fs.ErrNotExist
 	}
@@ -275,10 +280,13 @@ type once struct{ *redis.Cmd }
 
 func (once) NoRetry() bool { return true }
 
-// run runs a script on a record. A nil argument is empty.
-func (s *Store) run(ctx context.Context, script string, key brokerauth.Key, args ...[]byte) (n int, err error) {
+// run runs a script on keys. A nil argument is empty.
+func (s *Store) run(ctx context.Context, script string, keys []string, args ...[]byte) (n int, err error) {
 	err = bounded(ctx, func(ctx context.Context) (err error) {
-		words := []any{"EVAL", script, 2, s.key(key), s.key(key) + aside}
+		words := []any{"EVAL", script, len(keys)}
+		for _, key := range keys {
+			words = append(words, key)
+		}
 		for _, arg := range args {
 			words = append(words, arg)
 		}

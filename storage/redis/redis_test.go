@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -110,6 +111,49 @@ func cluster(t *testing.T) (addrs []string) {
 		})
 	}
 	return addrs
+}
+
+// TestClusterMovesASlot changes a record while the slot it is in goes to another server: before the record has, and after.
+func TestClusterMovesASlot(t *testing.T) {
+	addrs := cluster(t)
+	client := goredis.NewClusterClient(&goredis.ClusterOptions{Addrs: addrs, ContextTimeoutEnabled: true})
+	store := open(t, client, "")
+	mustSwap(t, store, "", "one")
+	name := "brokerauth:{" + key.String() + "}"
+	do := func(c *goredis.Client, args ...any) string {
+		t.Helper()
+		answer, err := c.Do(t.Context(), args...).Text()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer
+	}
+	slot, err := client.ClusterKeySlot(t.Context(), name).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, err := client.MasterForKey(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := addrs[0]
+	if from.Options().Addr == other {
+		other = addrs[1]
+	}
+	to := dial(other)
+	defer to.Close()
+	do(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", do(from, "CLUSTER", "MYID"))
+	do(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", do(to, "CLUSTER", "MYID"))
+	mustSwap(t, store, "one", "two")
+	host, port, err := net.SplitHostPort(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	do(from, "MIGRATE", host, port, name, 0, 5000)
+	mustSwap(t, store, "two", "three")
+	if got, err := store.Load(t.Context(), key); err != nil || string(got) != "three" {
+		t.Errorf("Load = %q, %v", got, err)
+	}
 }
 
 // eventually tries f until it succeeds. A Sentinel that was stalled trusts nobody for half a minute.

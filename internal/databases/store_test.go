@@ -141,6 +141,24 @@ func TestStoreOverSQLite(t *testing.T) {
 	conformance.TestStore(t, func(t *testing.T, at string) brokerauth.Store { return openSQLite(t, at) })
 }
 
+// A record that was edited or restored as text, as the sqlite3 shell and other languages do it, is as good as before.
+func TestTextInSQLite(t *testing.T) {
+	db := openDB(t, "sqlite3", "file:"+filepath.Join(t.TempDir(), "logins.db")+sqliteSettings)
+	store := create(t, db, sqlstore.SQLite)
+	key := brokerauth.Key{Provider: "schwab", Profile: "default"}
+	record := []byte("récord")
+	for _, next := range [][]byte{[]byte("next"), nil} {
+		_, err := db.Exec("INSERT OR REPLACE INTO brokerauth_logins VALUES (?, 0, ?)", key.String(), string(record))
+		must(t, err)
+		if got, err := store.Load(t.Context(), key); err != nil || !bytes.Equal(got, record) {
+			t.Fatalf("Load = %q, %v, want %q", got, err, record)
+		}
+		if swapped, err := store.CompareAndSwap(t.Context(), key, record, next); err != nil || !swapped {
+			t.Errorf("CompareAndSwap to %q = %v, %v, want true", next, swapped, err)
+		}
+	}
+}
+
 func TestStoreSealedOverSQLite(t *testing.T) {
 	conformance.TestStore(t, func(t *testing.T, at string) brokerauth.Store { return seal(t, openSQLite(t, at)) })
 }

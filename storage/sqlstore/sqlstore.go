@@ -268,9 +268,9 @@ func check(ctx context.Context, key brokerauth.Key) error {
 // sql is a statement as the dialect spells it.
 func (s *Store) sql(statement string) string {
 	if s.dialect == SQLite {
-		statement = strings.ReplaceAll(statement, "$", "?")
+		return strings.ReplaceAll(statement, "$", "?")
 	}
-	return statement
+	return strings.ReplaceAll(statement, " AS BLOB", " AS bytea")
 }
 
 // exec returns how many rows a statement has changed.

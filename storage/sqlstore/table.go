@@ -17,10 +17,12 @@ const tableVersion = 1
 
 // The table has a row for each record, where aside is 0, and for each that was set aside. The parameters appear in the
 // order of their numbers, which is how some SQLite drivers count them.
+//
+// In SQLite a column holds whatever a tool has put in: a record that was restored as text equals no bytes without a cast.
 const (
 	load   = `SELECT record FROM ` + table + ` WHERE name = $1 AND aside = 0`
 	create = `INSERT INTO ` + table + ` (name, aside, record) VALUES ($1, 0, $2) ON CONFLICT (name, aside) DO NOTHING`
-	swap   = `UPDATE ` + table + ` SET record = $1 WHERE name = $2 AND aside = 0 AND record = $3`
+	swap   = `UPDATE ` + table + ` SET record = $1 WHERE name = $2 AND aside = 0 AND CAST(record AS BLOB) = $3`
 	aside  = `UPDATE ` + table + ` SET aside = $1 WHERE name = $2 AND aside = 0`
 	list   = `SELECT name FROM ` + table + ` WHERE aside = 0 AND name > $1 ORDER BY name LIMIT $2`
 	absent = `SELECT CASE WHEN EXISTS (SELECT 1 FROM ` + table + ` WHERE name = $1 AND aside = 0) THEN 0 ELSE 1 END`
@@ -33,7 +35,7 @@ const (
 		copies AS (DELETE FROM ` + table + ` WHERE name = $1 AND aside <> 0 AND EXISTS (SELECT 1 FROM gone))
 		SELECT count(*) FROM gone`
 	dropSQLite = `DELETE FROM ` + table + ` WHERE name = $1
-		AND EXISTS (SELECT 1 FROM ` + table + ` WHERE name = $1 AND aside = 0 AND record = $2)`
+		AND EXISTS (SELECT 1 FROM ` + table + ` WHERE name = $1 AND aside = 0 AND CAST(record AS BLOB) = $2)`
 )
 
 // versionRow is the name of the row that tells the table's version: no key is spelt like it.

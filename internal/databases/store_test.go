@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -156,6 +157,39 @@ func TestTextInSQLite(t *testing.T) {
 		if swapped, err := store.CompareAndSwap(t.Context(), key, record, next); err != nil || !swapped {
 			t.Errorf("CompareAndSwap to %q = %v, %v, want true", next, swapped, err)
 		}
+	}
+}
+
+// What is far larger than a record is not fetched, and makes way for a login.
+func TestHugeRecords(t *testing.T) {
+	for _, c := range []struct {
+		db      *sql.DB
+		dialect sqlstore.Dialect
+		huge    string
+	}{
+		{openDB(t, "pgx", engine.PostgreSQL(t).URL("postgres")), sqlstore.PostgreSQL, "convert_to(repeat('x', 16 << 20), 'UTF8')"},
+		{openDB(t, "sqlite3", "file:"+filepath.Join(t.TempDir(), "logins.db")+sqliteSettings), sqlstore.SQLite, "zeroblob(16 << 20)"},
+	} {
+		t.Run(string(c.dialect), func(t *testing.T) {
+			store := create(t, c.db, c.dialect)
+			key := brokerauth.Key{Provider: "schwab", Profile: "default"}
+			_, err := c.db.Exec("INSERT INTO brokerauth_logins VALUES ('" + key.String() + "', 0, " + c.huge + ")")
+			must(t, err)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err = store.Load(t.Context(), key)
+			runtime.ReadMemStats(&after)
+			checkKind(t, "Load", err, brokerauth.ErrCorrupt)
+			if n := (after.TotalAlloc - before.TotalAlloc) >> 20; n > 8 {
+				t.Errorf("Load allocates %d MiB", n)
+			}
+			_, err = store.SetAside(t.Context(), key)
+			must(t, err)
+			swapped, err := store.CompareAndSwap(t.Context(), key, nil, []byte("record"))
+			if err != nil || !swapped {
+				t.Errorf("CompareAndSwap = %v, %v, want true", swapped, err)
+			}
+		})
 	}
 }
 

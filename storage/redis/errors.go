@@ -41,7 +41,7 @@ var answers = []struct {
 }{
 	{"NOAUTH", "Redis wants a user or a password", fs.ErrPermission, false},
 	{"WRONGPASS", "Redis refuses the user or the password", fs.ErrPermission, false},
-	{"NOPERM", "Redis lets this user not do that: allow EVAL, GET, SET, DEL, RPUSH and SCAN on the prefix's keys", fs.ErrPermission, true},
+	{"NOPERM", "Redis lets this user not do that: allow EVAL, GET, GETRANGE, SET, DEL, RPUSH and SCAN on the prefix's keys", fs.ErrPermission, true},
 	{"READONLY", "this Redis is a replica: connect to the primary", brokerauth.ErrUnavailable, false},
 	{"LOADING", "Redis is loading its data", brokerauth.ErrUnavailable, false},
 	{"MASTERDOWN", "this Redis is a replica without its primary", brokerauth.ErrUnavailable, false},

@@ -9,9 +9,9 @@
 // A call ends with its context only if the client's ContextTimeoutEnabled is set; else with the client's own timeouts.
 //
 // Each record is one string, and each change of it one script, which Redis runs alone; the client need not be trusted
-// with more than the commands EVAL, GET, SET, DEL, RPUSH and SCAN, and a Cluster's CLUSTER and COMMAND, on the keys of
-// the prefix. The secrets are not encrypted: whoever may read those keys, the server's files or unencrypted traffic to it
-// can read them. Package storage/sealed encrypts what any store keeps.
+// with more than the commands EVAL, GET, GETRANGE, SET, DEL, RPUSH and SCAN, and a Cluster's CLUSTER and COMMAND, on the
+// keys of the prefix. The secrets are not encrypted: whoever may read those keys, the server's files or unencrypted
+// traffic to it can read them. Package storage/sealed encrypts what any store keeps.
 //
 // # What Redis keeps
 //
@@ -144,7 +144,11 @@ func (s *Store) Load(ctx context.Context, key brokerauth.Key) ([]byte, error) {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		record, err = s.client.Get(ctx, s.key(key)).Bytes()
+		// It reads no more than a record may have, but tells none from an empty one, as GET does.
+		record, err = s.client.GetRange(ctx, s.key(key), 0, maxRecord).Bytes()
+		if err == nil && len(record) == 0 {
+			record, err = s.client.Get(ctx, s.key(key)).Bytes()
+		}
 		return err
 	})
 	switch {

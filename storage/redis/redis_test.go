@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -259,6 +260,27 @@ func TestDeleteTakesWhatWasSetAside(t *testing.T) {
 	}
 }
 
+// What is far larger than a record is not fetched, and makes way for a login.
+func TestHugeRecord(t *testing.T) {
+	client := dial(engine.Redis(t).Addr)
+	store := open(t, client, "")
+	if err := client.SetRange(t.Context(), "brokerauth:{"+key.String()+"}", 16<<20, "x").Err(); err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := store.Load(t.Context(), key)
+	runtime.ReadMemStats(&after)
+	checkKind(t, "Load", err, brokerauth.ErrCorrupt)
+	if n := (after.TotalAlloc - before.TotalAlloc) >> 20; n > 8 {
+		t.Errorf("Load allocates %d MiB", n)
+	}
+	if _, err := store.SetAside(t.Context(), key); err != nil {
+		t.Error(err)
+	}
+	mustSwap(t, store, "", "record")
+}
+
 // TestLeastUser has a user who may do no more than the documentation asks for, over TLS.
 func TestLeastUser(t *testing.T) {
 	const password = "emulated.redis-password"
@@ -268,7 +290,7 @@ func TestLeastUser(t *testing.T) {
 	admin := dial(s.Addr)
 	defer admin.Close()
 	if err := admin.Do(t.Context(), "ACL", "SETUSER", "logins", "on", ">"+password, "~brokerauth:*", "-@all",
-		"+eval", "+get", "+set", "+del", "+rpush", "+scan").Err(); err != nil {
+		"+eval", "+get", "+getrange", "+set", "+del", "+rpush", "+scan").Err(); err != nil {
 		t.Fatal(err)
 	}
 	user := func(name, password string, roots *x509.CertPool) *redis.Store {

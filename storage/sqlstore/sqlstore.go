@@ -114,6 +114,7 @@ func (s *Store) Load(ctx context.Context, key brokerauth.Key) ([]byte, error) {
 	if err := check(ctx, key); err != nil {
 		return nil, err
 	}
+	var size int64 // what is larger than any record stays in the database
 	var record []byte
 	err := s.try(ctx, reads, func(ctx context.Context) error {
 		select {
@@ -122,19 +123,19 @@ func (s *Store) Load(ctx context.Context, key brokerauth.Key) ([]byte, error) {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		return s.db.QueryRowContext(ctx, s.sql(load), key.String()).Scan(&record)
+		return s.db.QueryRowContext(ctx, s.sql(load), maxRecord, key.String()).Scan(&size, &record)
 	})
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return nil, fmt.Errorf("sqlstore: %s: %w", s.Where(key), fs.ErrNotExist)
 	case err != nil:
 		return nil, fmt.Errorf("sqlstore: %s: %w", s.Where(key), err)
+	case size > maxRecord, len(record) > maxRecord: // size counts a text's characters
+		return nil, fmt.Errorf("sqlstore: %s: the record is larger than %d bytes: restore it from a backup, or log in again: %w",
+			s.Where(key), maxRecord, brokerauth.ErrCorrupt)
 	case len(record) == 0:
 		return nil, fmt.Errorf("sqlstore: %s: the record is empty: restore it from a backup, or log in again: %w",
 			s.Where(key), brokerauth.ErrCorrupt)
-	case len(record) > maxRecord:
-		return nil, fmt.Errorf("sqlstore: %s: the record is larger than %d bytes: restore it from a backup, or log in again: %w",
-			s.Where(key), maxRecord, brokerauth.ErrCorrupt)
 	}
 	return record, nil
 }

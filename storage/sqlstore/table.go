@@ -20,7 +20,8 @@ const tableVersion = 1
 //
 // In SQLite a column holds whatever a tool has put in: a record that was restored as text equals no bytes without a cast.
 const (
-	load   = `SELECT record FROM ` + table + ` WHERE name = $1 AND aside = 0`
+	load = `SELECT length(record), CASE WHEN length(record) <= $1 THEN CAST(record AS BLOB) END FROM ` + table + `
+		WHERE name = $2 AND aside = 0`
 	create = `INSERT INTO ` + table + ` (name, aside, record) VALUES ($1, 0, $2) ON CONFLICT (name, aside) DO NOTHING`
 	swap   = `UPDATE ` + table + ` SET record = $1 WHERE name = $2 AND aside = 0 AND CAST(record AS BLOB) = $3`
 	aside  = `UPDATE ` + table + ` SET aside = $1 WHERE name = $2 AND aside = 0`
@@ -95,15 +96,16 @@ func (s *Store) migrate(ctx context.Context) error {
 
 // version is that of the table, and 0 if it is empty.
 func (s *Store) version(ctx context.Context) (version int, err error) {
+	var size int64
 	var record []byte
 	err = s.try(ctx, reads, func(ctx context.Context) error {
-		rows, err := s.db.QueryContext(ctx, s.sql(load), versionRow)
+		rows, err := s.db.QueryContext(ctx, s.sql(load), maxRecord, versionRow)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		for rows.Next() {
-			if err := rows.Scan(&record); err != nil {
+			if err := rows.Scan(&size, &record); err != nil {
 				return err
 			}
 		}

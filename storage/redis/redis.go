@@ -96,8 +96,9 @@ type Store struct {
 // New returns the store in client's database, which stays the caller's to close. New asks nobody. Keys begin with
 // prefix; empty: "brokerauth:".
 //
-// A client that reads from replicas is an error, since what these show may be old, and so is one that spreads keys over
-// servers by itself, a redis.Ring.
+// A ClusterClient that reads from replicas is an error, since what these show may be old, and so is a client that spreads
+// keys over servers by itself, a redis.Ring. Neither a replica's own address nor FailoverOptions.ReplicaOnly is noticed:
+// connect to the primary.
 //
 // However many loads wait for a connection, a write is not behind them: they use one connection less than the client's
 // PoolSize, but for the only one.

@@ -20,9 +20,11 @@
 //
 // The connection must lead to the primary, or to a pooler in front of it: a standby refuses changes, and what it shows
 // may be old. The role needs SELECT, INSERT, UPDATE and DELETE on the table; Create also CREATE on the schema, until the
-// table is there. A record that was reported as written is durable as far as the server's settings make it so: Create
-// refuses a connection whose synchronous_commit is off, which loses the last changes when the server crashes. A failover
-// to a standby loses them, too, unless it is a synchronous one (synchronous_standby_names).
+// table is there. Up to PostgreSQL 14 every role may create tables in the schema public: give this one a schema of its
+// own, or revoke that, else another role may make the table first, and read what is put in. A record that was reported
+// as written is durable as far as the server's settings make it so: Create refuses a connection whose synchronous_commit
+// is off, which loses the last changes when the server crashes. A failover to a standby loses them, too, unless it is a
+// synchronous one (synchronous_standby_names).
 //
 // Behind a pooler that lends a connection for one transaction at a time, such as pgbouncer before 1.21, a driver must not
 // prepare statements: give pgx default_query_exec_mode=exec in its address. With pgx's default many calls fail there, with
@@ -32,8 +34,9 @@
 //
 // Create turns the write-ahead log on, and refuses connections whose synchronous is below FULL, which loses the last
 // changes when the power fails: some drivers' own default is NORMAL, so set it for each connection, as with
-// _pragma=synchronous(full) in the addresses of github.com/ncruces/go-sqlite3 and modernc.org/sqlite. The database is one
-// file, for processes of one host: keep it off network file systems.
+// _pragma=synchronous(full) in the addresses of github.com/ncruces/go-sqlite3 and modernc.org/sqlite. The database is
+// one file, for processes of one host: keep it off network file systems, and end all of them before it is replaced, as
+// one that runs goes on in the old file.
 // SQLite makes the file readable by whomever the umask lets: make an empty one of mode 0600 first, in a folder of its
 // user's own. With PRAGMA secure_delete=on, the file keeps nothing of a record that was deleted; the log is emptied, too, unless
 // somebody reads it at that moment.

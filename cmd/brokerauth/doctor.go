@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -268,23 +267,6 @@ func (d *doctor) storedKeys(ctx context.Context) (keys []brokerauth.Key) {
 		}
 	}
 	return keys
-}
-
-// prove writes, reads and deletes a record that is nobody's login.
-func prove(ctx context.Context, store brokerauth.Store) error {
-	key, record := brokerauth.Key{Provider: "~doctor", Profile: strings.ToLower(rand.Text())}, []byte(`{"v":1}`)
-	if swapped, err := store.CompareAndSwap(ctx, key, nil, record); err != nil || !swapped {
-		return cmp.Or(err, errors.New("it does not keep what it is given"))
-	}
-	back, err := store.Load(ctx, key)
-	if err == nil && string(back) != string(record) {
-		err = errors.New("it gives back something else than it was given")
-	}
-	swapped, deleteErr := store.CompareAndSwap(context.WithoutCancel(ctx), key, record, nil)
-	if deleteErr == nil && !swapped {
-		deleteErr = errors.New("it does not delete what it was given")
-	}
-	return errors.Join(err, deleteErr)
 }
 
 // isSetUp reports whether anything of b's is set or stored.

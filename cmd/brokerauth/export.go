@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"runtime"
 
@@ -23,11 +24,15 @@ func (a *app) exportCommand() *cobra.Command {
 		Use:   "export BROKER --move|--copy",
 		Short: "Hand a login to another machine, or to schwab-py",
 		Long: "Write a login with its age to standard output, which is secret and must be no terminal:\n\n" +
-			"    brokerauth export schwab --move | ssh HOST brokerauth import - --broker schwab\n\n" +
+			"    brokerauth export schwab --move > FILE\n" +
+			"    brokerauth export schwab --copy | ssh HOST brokerauth import - --broker schwab && brokerauth logout schwab\n\n" +
 			"With --move the login ends here once it is written, and status and token say where it went. If it never " +
 			"arrived, a person must log in again. --copy leaves it here, too: then only one of the two " +
-			"may go on to refresh it.\n\n" +
-			"The other machine needs the same settings of the app.",
+			"may go on to refresh it. ssh takes a login before the other machine has looked whether it can, so copy it there, " +
+			"and log out here once it has arrived: that only forgets it, and asks no broker.\n\n" +
+			"The other machine needs the same settings of the app and a store that can save: where no keyring is running, as on most " +
+			"servers, give import a --store, too, such as --store disk. It proves both before it reads the login, if --broker is given. " +
+			"The profile does not go along: give import its --profile.",
 		Args:      oneBroker,
 		ValidArgs: brokerNames(),
 	}
@@ -54,7 +59,7 @@ func (a *app) exportCommand() *cobra.Command {
 		case b.name == "tdameritrade":
 			return usageError{errors.New("TD Ameritrade ended in May 2024: there is nothing to move: run: brokerauth migrate")}
 		}
-		out, err := a.secretOutput()
+		settled, err := a.secretOutput(ctx)
 		if err != nil {
 			return err
 		}
@@ -67,8 +72,8 @@ func (a *app) exportCommand() *cobra.Command {
 			if err == nil {
 				_, err = a.out.Write(data)
 			}
-			if err == nil && out != nil {
-				err = out.Sync() // it may be the only copy
+			if err == nil {
+				err = settled()
 			}
 			return err
 		}
@@ -116,31 +121,38 @@ func (a *app) exported(ctx context.Context, b broker) (*brokerauth.Session, erro
 	return s, due(b.name, st, 0)
 }
 
-// secretOutput makes sure that what is written to standard output is not shown, nor left for others to read. It returns
-// the file that it goes to; nil: it is none.
-func (a *app) secretOutput() (*os.File, error) {
+// secretOutput makes sure that what is written to standard output is not shown, nor left for others to read. settled waits
+// until what was written, which may be the only copy, is where it should be.
+func (a *app) secretOutput(ctx context.Context) (settled func() error, err error) {
+	settled = func() error { return nil }
 	w, _ := a.out.(*answer)
 	if w == nil {
-		return nil, nil
+		return settled, nil
 	}
 	f, _ := w.w.(*os.File)
 	if f == nil {
-		return nil, nil
+		return settled, nil
 	}
 	if term.IsTerminal(int(f.Fd())) {
 		return nil, usageError{errors.New("a login is secret and not shown on a terminal: send it on to a file or another program")}
 	}
 	info, err := f.Stat()
-	if null, statErr := os.Stat(os.DevNull); err == nil && statErr == nil && os.SameFile(info, null) {
+	if err != nil {
+		return nil, err
+	}
+	if null, err := os.Stat(os.DevNull); err == nil && os.SameFile(info, null) {
 		return nil, usageError{errors.New("standard output goes nowhere, and so would the login: send it to a file or another program")}
 	}
-	if err != nil || !info.Mode().IsRegular() {
-		return nil, err
+	switch {
+	case info.Mode()&fs.ModeNamedPipe != 0:
+		return func() error { return taken(ctx, f) }, nil // an import that cannot work ends without having read it
+	case !info.Mode().IsRegular():
+		return settled, nil
 	}
 	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
 		if err := f.Chmod(0o600); err != nil {
 			return nil, fmt.Errorf("other users could read the file: %w", err)
 		}
 	}
-	return f, nil
+	return f.Sync, nil
 }

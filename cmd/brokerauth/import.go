@@ -37,7 +37,9 @@ func (a *app) importCommand() *cobra.Command {
 			"the older libraries' usual places.\n\n" +
 			"A login must have one home: two programs that refresh it end it for each other. --move removes the file, " +
 			"once the store has read the login back.\n\n" +
-			"With --broker it checks that broker's settings before it reads standard input.\n\n" +
+			"Where a login comes by a pipe, name its --broker and, where no keyring is running, a --store: then that broker's settings, and " +
+			"that the store can save, are proved before standard input is read, and what cannot work leaves the login where it was. A login " +
+			"arrives as the profile that --profile names here, whatever it was there.\n\n" +
 			"The key of an encrypted file of Schwabdev's is asked for, or stands in " + fernetKey + ".",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -169,22 +171,56 @@ func (a *app) importLogin(ctx context.Context, s *settings, path string, o porti
 	return due(b.name, st, 0)
 }
 
-// importable reports what keeps a login from being imported, as far as that shows without it. Only a named broker's
-// settings can be checked.
+// importable reports what keeps a login from being imported, as far as that shows without it: a store that cannot save, and
+// a named broker's settings.
 func (a *app) importable(ctx context.Context, s *settings, name string) error {
 	if name == "" {
-		_, err := a.openForTokens(ctx, s, "")
-		return err
+		return a.importableByAny(ctx, s)
 	}
 	b, err := findBroker(name)
 	if err != nil {
 		return err
 	}
-	session, _, err := a.importer(ctx, s, b)
+	session, store, err := a.importer(ctx, s, b)
 	if err != nil {
 		return err
 	}
-	return session.Close()
+	_, err = session.Status(ctx) // whether a login may stand in that place
+	if err == nil || errors.Is(err, brokerauth.ErrCorrupt) {
+		err = prove(ctx, store)
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", b.name, unread(store, err))
+	}
+	return closed(session, err)
+}
+
+// importableByAny is importable before anybody knows whose login it is.
+func (a *app) importableByAny(ctx context.Context, s *settings) error {
+	store, err := a.openForTokens(ctx, s, "")
+	if err != nil {
+		return err
+	}
+	if store.name == "memory" {
+		return lost(broker{name: "import"}, store)
+	}
+	named, err := a.nameOf(s)
+	if err != nil {
+		return err
+	}
+	kept, err := remembered(ctx)
+	if err != nil || named == "" && len(kept) > 0 { // that broker's may be another store
+		return err
+	}
+	if err := prove(ctx, store); err != nil {
+		return unread(store, err)
+	}
+	return nil
+}
+
+// unread is why standard input was not read, so that whoever writes it keeps the login.
+func unread(store keptStore, err error) error {
+	return fmt.Errorf("standard input was not read, because the store %s cannot save a login: %w", store.name, err)
 }
 
 // portable is what porting.Read calls the format of export.

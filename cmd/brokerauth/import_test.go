@@ -28,6 +28,7 @@ import (
 
 	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/conformance/emulator"
+	"github.com/brokerauth/brokerauth/internal/engine"
 	"github.com/brokerauth/brokerauth/porting"
 	"github.com/brokerauth/brokerauth/storage/memory"
 )
@@ -497,14 +498,23 @@ func TestImportEnded(t *testing.T) {
 func TestImportPipeFirst(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, emulator.Config{})
+	bad := "disk:" + filepath.Join(p.write("file", "", 0o600), "logins")
+	sealed := "sealed+disk:" + filepath.Join(p.dir, "sealed")
+	p.with("BROKERAUTH_PASSPHRASE", "the right one").login("--store", sealed, "--profile", "other")
 	for _, test := range []struct {
 		p    *place
+		code int
 		args []string
 		want string
 	}{
-		{p.with("SCHWAB_APP_SECRET", ""), []string{"import", "-", "--broker", "schwab"}, "SCHWAB_APP_SECRET"},
-		{p, []string{"import", "-", "--broker", "schwab", "--store", "memory"}, "memory"},
-		{p, []string{"import", "-", "--store", "nowhere"}, "nowhere"},
+		{p.with("SCHWAB_APP_SECRET", ""), 2, []string{"import", "-", "--broker", "schwab"}, "SCHWAB_APP_SECRET"},
+		{p, 2, []string{"import", "-", "--broker", "schwab", "--store", "memory"}, "memory"},
+		{p, 2, []string{"import", "-", "--store", "memory"}, "memory"},
+		{p, 2, []string{"import", "-", "--store", "nowhere"}, "nowhere"},
+		{p, 1, []string{"import", "-", "--broker", "schwab", "--store", bad}, "cannot save a login"},
+		{p, 1, []string{"import", "-", "--store", bad}, "cannot save a login"},
+		{p, 1, []string{"import", "-", "--broker", "schwab", "--store", "redis://127.0.0.1:" + engine.FreePort(t) + "/0"}, "cannot be reached"},
+		{p.with("BROKERAUTH_PASSPHRASE", "a wrong one"), 2, []string{"import", "-", "--broker", "schwab", "--store", sealed}, "sealed with"},
 	} {
 		r, w, err := os.Pipe()
 		if err != nil {
@@ -516,7 +526,7 @@ func TestImportPipeFirst(t *testing.T) {
 		var out, said bytes.Buffer
 		cmd := test.p.command(test.args...)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = r, &out, &said
-		if got := test.p.ended(cmd.Run(), test.args, &out, &said); got.code != 2 || !strings.Contains(got.errors, test.want) {
+		if got := test.p.ended(cmd.Run(), test.args, &out, &said); got.code != test.code || !strings.Contains(got.errors, test.want) {
 			t.Errorf("brokerauth %q: exit code %d\n%s", test.args, got.code, got.errors)
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -488,6 +489,23 @@ func (s reached) Where(key brokerauth.Key) string {
 		return w.Where(key)
 	}
 	return "the store " + s.name
+}
+
+// prove writes, reads and deletes a record that is nobody's login.
+func prove(ctx context.Context, store brokerauth.Store) error {
+	key, record := brokerauth.Key{Provider: "~probe", Profile: strings.ToLower(rand.Text())}, []byte(`{"v":1}`)
+	if swapped, err := store.CompareAndSwap(ctx, key, nil, record); err != nil || !swapped {
+		return cmp.Or(err, errors.New("it does not keep what it is given"))
+	}
+	back, err := store.Load(ctx, key)
+	if err == nil && string(back) != string(record) {
+		err = errors.New("it gives back something else than it was given")
+	}
+	swapped, deleteErr := store.CompareAndSwap(context.WithoutCancel(ctx), key, record, nil)
+	if deleteErr == nil && !swapped {
+		deleteErr = errors.New("it does not delete what it was given")
+	}
+	return errors.Join(err, deleteErr)
 }
 
 // keptIn is what a note of where logins went is kept under: its identity is the broker's name.

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/brokerauth/brokerauth/conformance/emulator"
+)
+
+// A login that the other end of the pipe cannot keep stays where it was, although a pipe takes what nobody reads.
+func TestMoveToNowhere(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	p.login()
+	export := []string{"export", "schwab", "--move"}
+	for _, args := range [][]string{{"import", "-"}, {"import", "-", "--broker", "schwab"}} {
+		server := p.elsewhere().with("BROKERAUTH_STORE", "", "DBUS_SESSION_BUS_ADDRESS", noBus)
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said bytes.Buffer
+		cmd := p.command(export...)
+		cmd.Stdout, cmd.Stderr = w, &said
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		until(t, "the login is in the pipe", func() bool {
+			n, err := unix.IoctlGetUint32(int(r.Fd()), unix.TIOCINQ)
+			return err == nil && n > 0
+		})
+		var out, errs bytes.Buffer
+		take := server.command(args...)
+		take.Stdin, take.Stdout, take.Stderr = r, &out, &errs
+		taken := server.ended(take.Run(), args, &out, &errs)
+		r.Close()
+		sent := p.ended(cmd.Wait(), export, new(bytes.Buffer), &said)
+		if sent.code != 1 || taken.code != 1 {
+			t.Errorf("%q: export ends with %d, import with %d", args, sent.code, taken.code)
+		}
+		wantAll(t, sent.errors, "the login stays here")
+		wantAll(t, taken.errors, "--store disk", "no keyring can be reached")
+		p.must(0, "status", "schwab")
+		p.must(0, "refresh", "schwab")
+	}
+}

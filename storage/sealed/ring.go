@@ -95,6 +95,7 @@ type slot struct {
 const (
 	recordVersion = 1
 	maxSlots      = 64
+	maxCost       = maxSlots * passes * kib // of all slots for passphrases, each of which may have to be tried
 	entrySize     = len(keyID{}) + len(dataKey{})
 )
 
@@ -218,14 +219,21 @@ func parse(raw []byte) ([]json.RawMessage, []slot, error) {
 		return nil, nil, fmt.Errorf("there are %d: %w", n, brokerauth.ErrCorrupt)
 	}
 	var slots []slot
+	cost := uint32(0) // bearable keeps it from overflowing
 	for i := len(record.Slots) - 1; i >= 0; i-- {
 		var sl slot
 		if err := json.Unmarshal(record.Slots[i], &sl); err != nil {
 			return nil, nil, fmt.Errorf("one cannot be read: %w", brokerauth.ErrCorrupt)
 		}
-		if sl.Kind == kindPassphrase && !sl.bearable() {
-			return nil, nil, fmt.Errorf("one asks for %d passes over %d KiB by %d threads and %d bytes of salt, which this "+
-				"library never wrote: %w", sl.Passes, sl.KiB, sl.Threads, len(sl.Salt), brokerauth.ErrCorrupt)
+		if sl.Kind == kindPassphrase {
+			if !sl.bearable() {
+				return nil, nil, fmt.Errorf("one asks for %d passes over %d KiB by %d threads and %d bytes of salt, which this "+
+					"library never wrote: %w", sl.Passes, sl.KiB, sl.Threads, len(sl.Salt), brokerauth.ErrCorrupt)
+			}
+			if cost += sl.Passes * sl.KiB; cost > maxCost {
+				return nil, nil, fmt.Errorf("all together they ask for more passes over more memory than this library ever wrote: %w",
+					brokerauth.ErrCorrupt)
+			}
 		}
 		slots = append(slots, sl)
 	}

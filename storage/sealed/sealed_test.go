@@ -655,6 +655,25 @@ func TestPassphrase(t *testing.T) {
 	checkKind(t, "changed parameters", err, brokerauth.ErrRejected)
 }
 
+// As many passphrases as there can be open; a record that costs more than these is none of ours, though each slot may be.
+func TestCostOfAllPassphrases(t *testing.T) {
+	const own = `{"kind":"argon2id","salt":"qDtxXFIJbAV98Dihz7GPdg==","passes":3,"kib":65536,"threads":4,"keys":"AAAA"}`
+	record := func(slots ...string) []byte { return []byte(`{"v":1,"slots":[` + strings.Join(slots, ",") + `]}`) }
+	inner := new(memory.Store)
+	all := slices.Repeat([]string{own}, 64)
+	put(t, inner, ownKey, record(all...))
+	if passphrase, _, err := sealed.OpenedBy(t.Context(), inner); !passphrase || err != nil {
+		t.Errorf("64 passphrases: %v, %v", passphrase, err)
+	}
+	all[63] = strings.Replace(own, `"passes":3`, `"passes":4`, 1)
+	dear := strings.NewReplacer(`"passes":3`, `"passes":8`, `"kib":65536`, `"kib":262144`).Replace(own)
+	for name, slots := range map[string][]string{"64, one of them dearer": all, "7 as dear as may be": slices.Repeat([]string{dear}, 7)} {
+		put(t, inner, ownKey, record(slots...))
+		_, _, err := sealed.OpenedBy(t.Context(), inner)
+		checkKind(t, name, err, brokerauth.ErrRejected)
+	}
+}
+
 func TestContextEndsWhileAnotherOpensTheKeys(t *testing.T) {
 	inner := new(memory.Store)
 	mustSwap(t, open(t, inner, sealed.KeptIn(new(memory.Store))), key, "", "record")

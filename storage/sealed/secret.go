@@ -27,6 +27,13 @@ type Secret struct {
 
 const keySize = chacha20poly1305.KeySize
 
+// What a passphrase's key costs: RFC 9106, section 4, the second recommended option, for where memory is short.
+const (
+	passes  = 3
+	kib     = 64 << 10
+	threads = 4
+)
+
 // keptKey is where KeptIn keeps its key.
 var keptKey = brokerauth.Key{Provider: "~sealed-key"}
 
@@ -53,8 +60,7 @@ func Passphrase(passphrase string) *Secret {
 	s := &Secret{
 		kind: kindPassphrase,
 		prepare: func(_ context.Context, sl *slot) error {
-			// RFC 9106, section 4: the second recommended option, for where memory is short.
-			sl.Passes, sl.KiB, sl.Threads, sl.Salt = 3, 64<<10, 4, make([]byte, 16)
+			sl.Passes, sl.KiB, sl.Threads, sl.Salt = passes, kib, threads, make([]byte, 16)
 			rand.Read(sl.Salt) // never fails
 			return nil
 		},

@@ -221,6 +221,14 @@ func TestSealedStore(t *testing.T) {
 	for _, bad := range []string{"sealed+memory", "sealed+", "sealed+sealed+disk:x"} {
 		p.must(2, "token", "schwab", "--store", bad)
 	}
+	// A passphrase that is lost: what it sealed is deleted, and another one serves.
+	set.login("--store", name)
+	wantAll(t, wrong.must(2, "login", "schwab").errors, "if it is lost, delete these keys and the logins beside them")
+	if err := os.RemoveAll(filepath.Join(p.dir, "logins")); err != nil {
+		t.Fatal(err)
+	}
+	wrong.login("--store", name)
+	wrong.must(0, "token", "schwab")
 	if said := set.all.String() + p.all.String(); strings.Contains(said, words) {
 		t.Error("the passphrase was told")
 	}

@@ -153,8 +153,8 @@ func (s *store) unlock(ctx context.Context, grow bool) (*ring, error) {
 // be set aside.
 func (s *store) ringError(err error) error {
 	if errors.Is(err, brokerauth.ErrCorrupt) {
-		return fmt.Errorf("sealed: the data keys in %s are damaged, and without them no login opens: restore them from a backup: "+
-			"%w (%v)", s.place(ringKey), brokerauth.ErrRejected, err)
+		return fmt.Errorf("sealed: the data keys in %s are damaged, and without them no login opens: restore them from a backup, "+
+			"or delete them and the logins beside them, and log in again: %w (%v)", s.place(ringKey), brokerauth.ErrRejected, err)
 	}
 	return fmt.Errorf("sealed: the data keys in %s: %w", s.place(ringKey), err)
 }
@@ -200,7 +200,7 @@ func (s *store) read(ctx context.Context, raw []byte) (*ring, error) {
 	}
 	if !opened {
 		return nil, fmt.Errorf("sealed: the secret does not open the data keys in %s: give the one that the logins were "+
-			"sealed with: %w", s.place(ringKey), brokerauth.ErrRejected)
+			"sealed with, or, if it is lost, delete these keys and the logins beside them, and log in again: %w", s.place(ringKey), brokerauth.ErrRejected)
 	}
 	return r, nil
 }

@@ -12,7 +12,8 @@
 //
 // [KeptIn] has a random key made and kept in another store, the system's keyring for one: nobody types anything.
 // [Key] is for servers, whose secret manager hands them 32 random bytes. [Passphrase] is for a person who types it.
-// Whoever loses the secret has lost the logins, and logs in again.
+// Whoever loses the secret has lost the logins: delete all that is in the inner store, and log in again. Nothing does that
+// unasked, as the secret may only be mistyped.
 //
 // # Changing the secret
 //
@@ -24,6 +25,8 @@
 //
 // A secret that somebody else may have learnt opens, together with a copy of the store, what was sealed before the
 // change and has not been written since. Log in again to be safe: that makes the broker's old grant worthless, too.
+// If they can also write to the inner store, they can forge records there even after the change, as the old data keys go
+// on to open: move the logins to a new store then.
 //
 // # What it keeps from whom
 //
@@ -267,7 +270,8 @@ func (s *store) open(ctx context.Context, key brokerauth.Key, box []byte) ([]byt
 		}
 		if !r.has(id) {
 			return nil, fail("the record is sealed under a key that is not among this store's: give the secret that it was sealed "+
-				"with, or restore "+s.place(ringKey)+" from a backup", brokerauth.ErrRejected)
+				"with, or restore "+s.place(ringKey)+" from a backup, or, if both are lost, delete the record and log in again",
+				brokerauth.ErrRejected)
 		}
 	}
 	with := r.keys[id]

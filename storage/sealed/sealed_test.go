@@ -284,6 +284,36 @@ func TestWrongSecret(t *testing.T) {
 	}
 }
 
+// Where the secret or the data keys are lost, the error says what there is left to do, and that does it.
+func TestLostSecret(t *testing.T) {
+	for name, lose := range map[string]func(inner *memory.Store){
+		"the secret": func(*memory.Store) {},
+		"whole keys": func(inner *memory.Store) { put(t, inner, ownKey, raw(t, inner, ownKey)[1:]) },
+		"the record's key": func(inner *memory.Store) {
+			other := new(memory.Store)
+			mustSwap(t, open(t, other, secret(2)), key, "", "other")
+			put(t, inner, ownKey, raw(t, other, ownKey))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inner := new(memory.Store)
+			mustSwap(t, open(t, inner, secret(1)), key, "", "record")
+			lose(inner)
+			store := open(t, inner, secret(2))
+			_, err := store.Load(t.Context(), key)
+			if checkKind(t, "Load", err, brokerauth.ErrRejected); !strings.Contains(err.Error(), "delete") {
+				t.Errorf("Load: %v, and no word of what to do", err)
+			}
+			put(t, inner, key, nil)
+			if !strings.Contains(err.Error(), "delete the record") {
+				put(t, inner, ownKey, nil)
+			}
+			mustSwap(t, store, key, "", "new")
+			mustHold(t, open(t, inner, secret(2)), key, "new")
+		})
+	}
+}
+
 func TestSecretDoesNotComeBack(t *testing.T) {
 	inner, keys := new(memory.Store), new(memory.Store)
 	mustSwap(t, open(t, inner, sealed.KeptIn(keys)), key, "", "record")

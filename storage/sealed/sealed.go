@@ -199,6 +199,7 @@ func (s *store) keys(ctx context.Context) ([]brokerauth.Key, error) {
 	return slices.DeleteFunc(slices.Clone(keys), func(key brokerauth.Key) bool { return key == ringKey }), err
 }
 
+// setAside moves a record that opens, too: what is in it may be unreadable to its Session all the same.
 func (s *store) setAside(ctx context.Context, key brokerauth.Key) (where string, err error) {
 	if _, err := s.Load(ctx, key); err != nil && !errors.Is(err, brokerauth.ErrCorrupt) {
 		return "", err

@@ -789,6 +789,24 @@ func TestSession(t *testing.T) {
 	}
 }
 
+// A record that opens, but in which there is no login, is in nobody's way.
+func TestLoginOverWhatIsNone(t *testing.T) {
+	b := emulator.Schwab(t)
+	s := &brokerauth.Session{Provider: b.Provider(), Store: open(t, openDisk(t, t.TempDir()), secret(1)), Observe: func(brokerauth.Event) {}}
+	defer s.Close()
+	status, err := s.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustSwap(t, s.Store, status.Key, "", "no login")
+	if _, err := s.Token(t.Context()); !errors.Is(err, brokerauth.ErrCorrupt) {
+		t.Errorf("Token: %v, want ErrCorrupt", err)
+	}
+	if err := s.Login(t.Context(), b.Approve); err != nil {
+		t.Errorf("Login: %v", err)
+	}
+}
+
 // sum appends the checksum that every sealed record ends with.
 func sum(box []byte) []byte {
 	return binary.BigEndian.AppendUint32(slices.Clip(box), crc32.ChecksumIEEE(box))

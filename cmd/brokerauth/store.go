@@ -149,8 +149,12 @@ func shown(name string) string {
 		u.RawQuery = ""
 	}
 	query := u.Query()
+	cut := slices.ContainsFunc(strings.Split(u.RawQuery, "&"), func(part string) bool { return part != "" && strings.Index(part, "=") < 1 })
 	for key := range query {
 		if lower := strings.ToLower(key); strings.Contains(lower, "pass") || strings.Contains(lower, "secret") || strings.Contains(lower, "token") {
+			if cut { // by an & of the password's own, perhaps
+				return scheme + hidden
+			}
 			query.Del(key)
 			u.RawQuery = query.Encode()
 		}

@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	sqlite "github.com/ncruces/go-sqlite3/driver"
 	goredis "github.com/redis/go-redis/v9"
@@ -47,7 +50,7 @@ func (a *app) openDatabase(s *settings, name string) (store keptStore, err error
 		store.how = "not encrypted, for all hosts that may use the server"
 	}
 	// A driver may quote the address, and what stands in it for a password.
-	senseless := usageError{fmt.Errorf("the address of the store %s makes no sense to its driver: write postgres://USER@HOST/DATABASE or "+
+	senseless := usageError{fmt.Errorf("the address of the store %s makes no sense to its driver: write postgres://USER@HOST/DATABASE?sslmode=verify-full or "+
 		"redis://USER@HOST/0, and the password as PASSWORD in USER:PASSWORD@HOST, with %%-escapes for what is special in an address", store.name)}
 	if strings.HasSuffix(store.name, hidden) {
 		return store, senseless
@@ -62,7 +65,11 @@ func (a *app) openDatabase(s *settings, name string) (store keptStore, err error
 	} else {
 		store.Store, err = a.openRedis(address)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errPlain):
+		err = usageError{fmt.Errorf("the store %s would get its password and logins in plain text if anybody on the way says that it "+
+			"knows no TLS: add sslmode=verify-full behind ? to the address, or sslmode=disable where the network is your own", store.name)}
+	case err != nil:
 		err = senseless
 	}
 	return store, err
@@ -101,10 +108,32 @@ func isDatabaseName(name string) bool {
 	return false
 }
 
+// errPlain means that a connection may be without TLS though nobody has asked for that.
+var errPlain = errors.New("no sslmode")
+
+// plain reports whether a host that others may stand in for would be talked to without TLS by the driver's default, which
+// is sslmode=prefer: whatever is stated is the user's choice.
+func plain(config *pgx.ConnConfig, address string) bool {
+	mode := os.Getenv("PGSSLMODE")
+	if u, err := url.Parse(address); err == nil {
+		if stated := u.Query()["sslmode"]; len(stated) > 0 {
+			mode = stated[len(stated)-1] // though it be empty: that is the default again
+		}
+	}
+	hosts := append([]*pgconn.FallbackConfig{{Host: config.Host, Port: config.Port, TLSConfig: config.TLSConfig}}, config.Fallbacks...)
+	return mode == "" && slices.ContainsFunc(hosts, func(h *pgconn.FallbackConfig) bool {
+		network, _ := pgconn.NetworkAddress(h.Host, h.Port)
+		return h.TLSConfig == nil && network != "unix" && !strings.EqualFold(h.Host, "localhost") && !net.ParseIP(h.Host).IsLoopback()
+	})
+}
+
 func (a *app) openPostgreSQL(address string) (brokerauth.Store, error) {
 	config, err := pgx.ParseConfig(address)
 	if err != nil {
 		return nil, err
+	}
+	if plain(config, address) {
+		return nil, errPlain
 	}
 	// One command makes a few statements, and a pooler may stand between.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
@@ -221,19 +250,19 @@ type created struct {
 	*sqlstore.Store
 	ready func(ctx context.Context, write bool) error
 	at    string // the file or server, for people
-
-	mu   sync.Mutex
-	done bool
+	done  atomic.Bool
 }
 
+// prepare lets callers be ready at the same time, which does no harm: in a queue each would wait for a silent server anew,
+// and for longer than its context lasts.
 func (s *created) prepare(ctx context.Context, write bool) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.done {
+	if s.done.Load() {
 		return nil
 	}
 	err := s.ready(ctx, write)
-	s.done = err == nil
+	if err == nil {
+		s.done.Store(true)
+	}
 	return err
 }
 

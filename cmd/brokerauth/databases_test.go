@@ -1,12 +1,18 @@
 package main
 
 import (
+	"context"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/brokerauth/brokerauth"
 	"github.com/brokerauth/brokerauth/conformance/emulator"
 	"github.com/brokerauth/brokerauth/internal/engine"
 )
@@ -103,5 +109,106 @@ func TestDatabaseStores(t *testing.T) {
 	away := p.with("BROKERAUTH_STORE", "postgres://u:"+word+"@127.0.0.1:"+engine.FreePort(t)+"/x")
 	if r := away.must(1, "token", "schwab"); strings.Contains(r.errors, word) {
 		t.Errorf("a password is shown:\n%s", r.errors)
+	}
+}
+
+// Left to itself the driver talks without TLS to whoever says that they know none. Nobody has to have that who has not
+// asked for it, but on this computer.
+func TestPlainPostgreSQL(t *testing.T) {
+	open := func(name string) error {
+		s := &settings{sources: []source{{"a test", func(setting string) string {
+			if setting == "BROKERAUTH_STORE" {
+				return name
+			}
+			return ""
+		}}}}
+		a := new(app)
+		_, err := a.openNamed(t.Context(), s, name)
+		for _, f := range a.atEnd {
+			f()
+		}
+		return err
+	}
+	check := func(fit bool, names ...string) {
+		t.Helper()
+		for _, name := range names {
+			if err := open(name); fit && err != nil || !fit && (!isUsage(err) || !strings.Contains(err.Error(), "sslmode=verify-full")) {
+				t.Errorf("%s, PGHOST=%s, PGSSLMODE=%s: %v", name, os.Getenv("PGHOST"), os.Getenv("PGSSLMODE"), err)
+			}
+		}
+	}
+	for _, name := range []string{"PGHOST", "PGSSLMODE", "PGSERVICE", "PGSSLROOTCERT"} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("HOME", t.TempDir())
+	afar := []string{"postgres://u@db.example/l", "postgresql://u@192.0.2.1/l", "postgres://u@[2001:db8::1]:5432/l", "postgres://u@localhost,db.example/l",
+		"postgres:///l?host=db.example", "postgres://u@localhost/l?host=/tmp,db.example"}
+	check(false, afar...)
+	check(false, "postgres://u@db.example/l?sslmode=", "postgres://u@db.example/l?sslmode=require&sslmode=")
+	near := []string{"postgres://u@localhost/l", "postgres://u@127.0.0.1:1/l", "postgres://u@[::1]/l", "postgres:///l?host=/tmp", "postgres://u@localhost,127.0.0.2/l", "postgres:///l"}
+	check(true, near...)
+	for _, mode := range []string{"disable", "allow", "prefer", "require", "verify-ca", "verify-full"} {
+		check(true, "postgres://u@db.example/l?sslmode="+mode)
+	}
+	t.Setenv("PGSSLMODE", "prefer")
+	check(true, append(afar, near...)...)
+	check(false, "postgres://u@db.example/l?sslmode=")
+	t.Setenv("PGSSLMODE", "")
+	t.Setenv("PGHOST", "db.example")
+	check(false, "postgres:///l")
+
+	p := newPlace(t, emulator.Config{}).with("BROKERAUTH_STORE", "postgres://u:emulated.store-password@192.0.2.1/l")
+	if r := p.must(2, "token", "schwab"); strings.Contains(r.errors, "emulated.") {
+		t.Errorf("a password is shown:\n%s", r.errors)
+	}
+}
+
+// A database that takes connections and never answers is waited for once, whoever else waits, and as long as each has time.
+func TestSilentDatabase(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+		}
+	}()
+	a := &app{err: io.Discard}
+	store, err := a.openPostgreSQL("postgres://u@" + l.Addr().String() + "/l")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		for _, f := range a.atEnd {
+			f()
+		}
+	}()
+	ask := func(ctx context.Context) time.Duration {
+		began := time.Now()
+		if _, err := store.Load(ctx, brokerauth.Key{Provider: "schwab"}); err == nil {
+			t.Error("a silent server has a record")
+		}
+		return time.Since(began)
+	}
+	var all sync.WaitGroup
+	began := time.Now()
+	for range 4 {
+		all.Go(func() { ask(t.Context()) })
+	}
+	time.Sleep(50 * time.Millisecond) // until they wait
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if took := ask(ctx); took > 5*time.Second {
+		t.Errorf("a call with a context of 100 ms took %v", took)
+	}
+	if all.Wait(); time.Since(began) > 25*time.Second {
+		t.Errorf("four calls at once, of 10 s at the most, took %v", time.Since(began))
 	}
 }

@@ -18,7 +18,8 @@
 //	memory           forgotten when the command ends
 //
 // A database's address may hold a password only in BROKERAUTH_STORE, or in the file that BROKERAUTH_STORE_FILE names; it is
-// shown without. "sealed+" encrypts what is kept in any of them.
+// shown without. That of a PostgreSQL on another host states its sslmode, as verify-full, unless PGSSLMODE does. "sealed+"
+// encrypts what is kept in any of them.
 //
 // Later commands find the store that a login went to by themselves, and "brokerauth store move" takes logins elsewhere.
 //

@@ -19,7 +19,7 @@ func (noDriver) Open(string) (driver.Conn, error) { return nil, errors.New("ther
 func init() { sql.Register("pgx", noDriver{}) }
 
 func Example() {
-	db, err := sql.Open("pgx", "postgres://logins@db.example/logins") // the password from PGPASSWORD, or a file
+	db, err := sql.Open("pgx", "postgres://logins@db.example/logins?sslmode=verify-full") // the password from PGPASSWORD, or a file
 	if err != nil {
 		fmt.Println(err)
 		return

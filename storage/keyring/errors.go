@@ -21,8 +21,8 @@ var ErrLocked = errors.New("the keyring is locked")
 
 var (
 	errMissing = errors.New("no such item")
-	errLocked  = fmt.Errorf("%w: unlock it, as logging in to the desktop does, or choose another store: %w",
-		ErrLocked, brokerauth.ErrUnavailable)
+	errLocked  = fmt.Errorf("%w: unlock it, as logging in to the desktop does, or delete it if it is an old one whose password is lost, "+
+		"or choose another store: %w", ErrLocked, brokerauth.ErrUnavailable)
 	errDismissed = fmt.Errorf("%w, and the dialog to unlock it was dismissed: try again and answer it: %w",
 		ErrLocked, fs.ErrPermission)
 	errAbsent = fmt.Errorf("no keyring can be reached, as is usual in cron, in services and over SSH: "+

@@ -242,6 +242,46 @@ func TestGnomeKeyringLocked(t *testing.T) {
 	wantKinds(t, "Load with Prompt", err, keyring.ErrLocked, fs.ErrPermission)
 }
 
+// After its password was forgotten, an old keyring stays locked beside a new one: nobody can tell what is in it until it is
+// deleted, as the error says.
+func TestGnomeKeyringForgotten(t *testing.T) {
+	startKeyring(t)
+	store := keyring.NewAt("test", t.TempDir())
+	keyring.Patient(store)
+	mustSwap(t, store, nil, small)
+	const path, iface = "/org/freedesktop/secrets", "org.freedesktop.Secret."
+	conn := dial(t)
+	call := func(at dbus.ObjectPath, method string, args []any, results ...any) {
+		t.Helper()
+		if err := conn.Object("org.freedesktop.secrets", at).Call(method, 0, args...).Store(results...); err != nil {
+			t.Fatal(method, err)
+		}
+	}
+	conn.Object("org.freedesktop.secrets", path).Call(iface+"Service.ReadAlias", 0, "default") // the first call may be lost on gnome-keyring
+	var output dbus.Variant
+	var session, prompt, fresh dbus.ObjectPath
+	var locked []dbus.ObjectPath
+	const old = dbus.ObjectPath(path + "/collection/login")
+	call(path, iface+"Service.OpenSession", []any{"plain", dbus.MakeVariant("")}, &output, &session)
+	call(path, iface+"Service.Lock", []any{[]dbus.ObjectPath{old}}, &locked, &prompt)
+	password := struct {
+		Session           dbus.ObjectPath
+		Parameters, Value []byte
+		ContentType       string
+	}{session, []byte{}, []byte("new"), "text/plain"}
+	call(path, "org.gnome.keyring.InternalUnsupportedGuiltRiddenInterface.CreateWithMasterPassword",
+		[]any{map[string]dbus.Variant{iface + "Collection.Label": dbus.MakeVariant("new")}, password}, &fresh)
+	call(path, iface+"Service.SetAlias", []any{"default", fresh})
+	_, err := store.CompareAndSwap(t.Context(), key, nil, other)
+	wantKinds(t, "CompareAndSwap", err, keyring.ErrLocked, brokerauth.ErrUnavailable)
+	if err == nil || !strings.Contains(err.Error(), "delete it if") {
+		t.Errorf("%v, and no word of deleting it", err)
+	}
+	call(old, iface+"Collection.Delete", nil, &prompt)
+	mustSwap(t, store, nil, other)
+	mustHold(t, store, other)
+}
+
 // A stopped keyring neither hangs its callers nor lets another writer in before it has done what it was asked for.
 func TestGnomeKeyringStopped(t *testing.T) {
 	_, pid := startKeyring(t)

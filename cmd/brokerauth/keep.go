@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -40,8 +42,8 @@ func (a *app) keepCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&onDeadline, "on-deadline", "", "the command to run when a person must log in")
 	cmd.RunE = a.action(func(ctx context.Context, _ []string) error {
-		k := &keeping{app: a, onDeadline: onDeadline, kept: make(map[brokerauth.Key]*brokerauth.Session), ends: make(map[brokerauth.Key]time.Time),
-			over: make(map[brokerauth.Key]bool), skipped: make(map[brokerauth.Key]bool)}
+		k := &keeping{app: a, onDeadline: onDeadline, again: make(chan struct{}, 1), kept: make(map[brokerauth.Key]placed),
+			ends: make(map[brokerauth.Key]time.Time), over: make(map[brokerauth.Key]bool)}
 		return k.run(ctx)
 	})
 	return cmd
@@ -57,22 +59,23 @@ type keeping struct {
 	*app
 	onDeadline string
 	keeper     brokerauth.Keeper
-	kept       map[brokerauth.Key]*brokerauth.Session
+	again      chan struct{} // a login is gone from its place: look where it is
+	kept       map[brokerauth.Key]placed
+	skipped    map[brokerauth.Key]string // what is not kept, and why
 
 	commands sync.WaitGroup
 	oneByOne sync.Mutex // one command at a time
 
-	mu      sync.Mutex
-	ends    map[brokerauth.Key]time.Time // the LoginBy that was told
-	over    map[brokerauth.Key]bool      // that was told, too
-	skipped map[brokerauth.Key]bool      // and why it is not kept
+	mu   sync.Mutex
+	ends map[brokerauth.Key]time.Time // the LoginBy that was told
+	over map[brokerauth.Key]bool      // that was told, too
 }
 
 func (k *keeping) run(ctx context.Context) error {
 	if err := k.scan(ctx, k.err); err != nil {
 		return err
 	}
-	if len(k.kept) == 0 {
+	if len(k.kept)+len(k.skipped) == 0 {
 		fmt.Fprintln(k.err, "brokerauth: there is no login to keep yet: run: brokerauth login BROKER")
 	}
 	done := make(chan struct{})
@@ -88,16 +91,18 @@ func (k *keeping) run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+			continue
+		case <-k.again:
 		case <-time.After(wait):
-			k.found = nil // so that settings are read anew
-			err := k.scan(ctx, io.Discard)
-			if err != nil && ctx.Err() == nil && err.Error() != trouble {
-				fmt.Fprintf(k.err, "brokerauth: looking for logins: %v\n", err)
-			}
-			trouble = ""
-			if err != nil {
-				trouble = err.Error()
-			}
+		}
+		k.found = nil // so that settings are read anew
+		err := k.scan(ctx, io.Discard)
+		if err != nil && ctx.Err() == nil && err.Error() != trouble {
+			fmt.Fprintf(k.err, "brokerauth: looking for logins: %v\n", err)
+		}
+		trouble = ""
+		if err != nil {
+			trouble = err.Error()
 		}
 	}
 	<-done
@@ -125,54 +130,87 @@ func (k *keeping) scan(ctx context.Context, told io.Writer) error {
 	if err != nil {
 		return err // of one store is enough: what is in it must not count as logged out
 	}
-	stored := make(map[brokerauth.Key]bool)
+	found, skipped := make(map[brokerauth.Key]placed), make(map[brokerauth.Key]string)
 	for _, s := range sessions {
-		info := s.Provider.Info()
-		key := brokerauth.Key{Provider: info.Name, Identity: info.Identity, Profile: s.Profile}
-		if o, ok := s.Provider.(onlyStored); ok {
-			k.skip(key, o)
-			continue
+		st, _ := s.Status(ctx) // what is wrong with a record the Keeper tells
+		_, twice := found[st.Key]
+		o, only := s.Provider.(onlyStored)
+		switch {
+		case st.MovedTo != "":
+			skipped[st.Key] = fmt.Sprintf("it was moved to %s, %s", st.MovedTo, moment(st.MovedAt))
+		case only && o.other:
+			skipped[st.Key] = fmt.Sprintf("the settings name another app or base URL than this login's, %s…", shortened(st.Key))
+		case only:
+			skipped[st.Key] = "its app's settings are not here"
+		case !twice || quiet.goesTo(ctx, st.Key, s.store):
+			found[st.Key] = s
 		}
-		stored[key] = true
-		old := k.kept[key]
-		if old != nil && old.Provider.Info().Settings == info.Settings {
-			continue
+	}
+	for _, key := range sorted(found) {
+		delete(skipped, key) // which is in another store
+		k.keep(ctx, key, found[key])
+	}
+	for _, key := range sorted(skipped) {
+		why := skipped[key]
+		if _, kept := k.kept[key]; !kept && k.skipped[key] != why {
+			fmt.Fprintf(k.err, "brokerauth: %s: not kept, because %s\n", k.who(key), why)
 		}
-		if old != nil {
-			k.leave(key, old)
-		}
-		s.Observe = k.observer(s.Session)
-		k.kept[key] = s.Session
-		k.tellEnd(ctx, s.Session)
-		k.keeper.Add(s.Session)
 	}
 	for key, s := range k.kept {
-		if !stored[key] {
-			k.leave(key, s)
-			k.announce("%s: logged out, or its settings are gone: no longer kept", k.who(key))
+		if _, still := found[key]; still {
+			continue
+		}
+		k.leave(key, s)
+		k.mu.Lock()
+		delete(k.ends, key)
+		delete(k.over, key)
+		k.mu.Unlock()
+		if why := skipped[key]; why != "" {
+			k.announce("%s: no longer kept, because %s", k.who(key), why)
+		} else {
+			k.announce("%s: logged out or moved, or its settings are gone: no longer kept", k.who(key))
 		}
 	}
+	k.skipped = skipped
 	return nil
 }
 
-// skip tells once why a login is not kept.
-func (k *keeping) skip(key brokerauth.Key, o onlyStored) {
-	k.mu.Lock()
-	known := k.skipped[key]
-	k.skipped[key] = true
-	k.mu.Unlock()
-	switch {
-	case known:
-	case o.other:
-		fmt.Fprintf(k.err, "brokerauth: %s (%s…): not kept, because the settings name another app or base URL\n", k.who(key), shortened(key))
-	default:
-		fmt.Fprintf(k.err, "brokerauth: %s: not kept, because its app's settings are not here\n", k.who(key))
+// sorted returns m's keys in an order that does not change.
+func sorted[V any](m map[brokerauth.Key]V) []brokerauth.Key {
+	return slices.SortedFunc(maps.Keys(m), func(a, b brokerauth.Key) int { return cmp.Compare(a.String(), b.String()) })
+}
+
+// goesTo reports whether store is the one that commands take for key's login, of several that have it.
+func (a *app) goesTo(ctx context.Context, key brokerauth.Key, store keptStore) bool {
+	one := *a
+	one.profile = key.Profile
+	usual, err := one.openStore(ctx, one.found, key.Provider)
+	return err == nil && usual.name == store.name
+}
+
+// keep keeps the login of s from now on, and ends what has kept it under other settings or in another store.
+func (k *keeping) keep(ctx context.Context, key brokerauth.Key, s placed) {
+	if old, ok := k.kept[key]; ok {
+		moved, changed := old.store.name != s.store.name, old.Provider.Info().Settings != s.Provider.Info().Settings
+		if !moved && !changed {
+			return
+		}
+		k.leave(key, old)
+		if changed {
+			k.mu.Lock()
+			delete(k.over, key)
+			k.mu.Unlock()
+		}
 	}
+	s.Observe = k.observer(s.Session)
+	k.kept[key] = s
+	k.tellEnd(ctx, s.Session)
+	k.keeper.Add(s.Session)
 }
 
 // leave ends s, whose token is saved by then or cannot be.
-func (k *keeping) leave(key brokerauth.Key, s *brokerauth.Session) {
-	k.keeper.Remove(s)
+func (k *keeping) leave(key brokerauth.Key, s placed) {
+	k.keeper.Remove(s.Session)
 	if err := s.Close(); err != nil {
 		fmt.Fprintf(k.err, "brokerauth: %v\n", err)
 	}
@@ -221,12 +259,18 @@ func (k *keeping) observer(s *brokerauth.Session) func(brokerauth.Event) {
 		case "deadline":
 			k.alarm(e, "deadline", fmt.Sprintf("%s: log in again by %s, in %s: run: %s", name, moment(e.LoginBy), inWords(time.Until(e.LoginBy)), login))
 		case "failed", "unsaved":
+			gone := errors.Is(e.Err, brokerauth.ErrLoginRequired) && isGone(s)
 			k.mu.Lock()
 			first := !k.over[e.Key]
-			k.over[e.Key] = k.over[e.Key] || final(e.Err)
+			k.over[e.Key] = k.over[e.Key] || final(e.Err) && !gone
 			e.LoginBy = k.ends[e.Key]
 			k.mu.Unlock()
 			switch {
+			case gone:
+				select {
+				case k.again <- struct{}{}:
+				default:
+				}
 			case !final(e.Err):
 				fmt.Fprintf(k.err, "brokerauth: %v\n", e.Err)
 			case !first:
@@ -237,6 +281,12 @@ func (k *keeping) observer(s *brokerauth.Session) func(brokerauth.Event) {
 			}
 		}
 	}
+}
+
+// isGone reports whether somebody has taken the login of s away, or to another place, where it goes on.
+func isGone(s *brokerauth.Session) bool {
+	st, err := s.Status(context.Background())
+	return err == nil && (st.KeptAs == "" || st.MovedTo != "")
 }
 
 // final reports whether err needs a person.

@@ -110,6 +110,76 @@ func TestKeepWithoutSettings(t *testing.T) {
 	}
 }
 
+// A login that is moved to another store is kept there, and one that went to another machine is left alone: neither has ended.
+func TestKeepMoved(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{AccessTTL: 2 * time.Second}).
+		with("BROKERAUTH_STORE", "", "DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent/bus")
+	from, to := "disk:"+filepath.Join(p.dir, "logins"), "sqlite:"+filepath.Join(p.dir, "db", "logins")
+	ran := filepath.Join(p.dir, "ran")
+	p.login("--store", from)
+	out, errs, stop := p.keep("--on-deadline=echo $BROKERAUTH_EVENT >>'" + ran + "'")
+	renewed := func(what string) {
+		t.Helper()
+		n := p.calls("refresh_token")
+		until(t, what, func() bool { return p.calls("refresh_token") >= n+2 })
+	}
+	renewed("it renews the login")
+	p.must(0, "store", "move", from, to)
+	renewed("it renews the login at the new place")
+	if text := out.String() + errs.String(); strings.Count(text, "kept") != 1 || errs.String() != "" {
+		t.Errorf("a move within the computer is told:\n%s", text)
+	}
+	p.must(0, "export", "schwab", "--move")
+	const told = "because it was moved to whoever read the output of brokerauth export"
+	until(t, "it lets go of the login", func() bool { return strings.Contains(out.String(), "schwab: no longer kept, "+told) })
+	stop()
+
+	again, errs, stop := p.keep("--on-deadline=echo $BROKERAUTH_EVENT >>'" + ran + "'")
+	until(t, "it names the login", func() bool { return strings.Contains(errs.String(), "schwab: not kept, "+told) })
+	p.login()
+	until(t, "it keeps the new login", func() bool { return strings.Contains(again.String(), "schwab: kept") })
+	stop()
+	for _, text := range []string{out.String(), again.String(), errs.String()} {
+		if strings.Contains(text, "ended") || strings.Contains(text, "run: brokerauth login") || strings.Count(text, told) > 1 {
+			t.Errorf("of a login that goes on elsewhere it says\n%s", text)
+		}
+	}
+	if text, err := os.ReadFile(ran); err == nil {
+		t.Errorf("the command was run: %s", text)
+	}
+}
+
+// What comes back is told of as at first, and so is what fails once more.
+func TestKeepAgain(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{AccessTTL: 2 * time.Second})
+	here, away := "disk:"+filepath.Join(p.dir, "here"), "disk:"+filepath.Join(p.dir, "away")
+	p.login("--profile", "second", "--store", here)
+	out, errs, stop := p.with("SCHWAB_APP_KEY", "", "BROKERAUTH_STORE", "").keep("--store", here)
+	unset, kept, gone := "second: not kept, because its app's settings are not here", "second: kept; log in again by", "second: logged out or moved"
+	for n := 1; n <= 2; n++ {
+		for _, step := range []struct {
+			says string
+			on   *buffer
+			then func()
+		}{
+			{unset, errs, func() { p.write("config/brokerauth/second.env", "SCHWAB_APP_KEY="+testKey, 0o600) }},
+			{kept, out, func() { p.with("BROKERAUTH_STORE", "").must(0, "store", "move", here, away) }},
+			{gone, out, func() {
+				if err := os.Remove(filepath.Join(p.dir, "config/brokerauth/second.env")); err != nil {
+					t.Fatal(err)
+				}
+				p.must(0, "store", "move", away, here)
+			}},
+		} {
+			until(t, "it says again: "+step.says, func() bool { return strings.Count(step.on.String(), step.says) == n })
+			step.then()
+		}
+	}
+	stop()
+}
+
 func TestTradingWeek(t *testing.T) {
 	zone, err := time.LoadLocation("America/New_York")
 	if err != nil {

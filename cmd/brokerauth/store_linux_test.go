@@ -428,6 +428,29 @@ func TestMoveRenewed(t *testing.T) {
 	}
 }
 
+// What only says that a login was there once, and where it went, gives way to a login, at either end.
+func TestStoreMoveOverMark(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{}).with("BROKERAUTH_STORE", "")
+	one, two := "disk:"+filepath.Join(p.dir, "one"), "disk:"+filepath.Join(p.dir, "two")
+	p.login("--store", two)
+	p.must(0, "export", "schwab", "--move", "--store", two)
+	p.login("--store", one)
+	token := p.must(0, "token", "schwab").out
+	wantAll(t, p.must(0, "store", "move", one, two).out, "schwab: moved")
+	if p.must(0, "token", "schwab", "--store", two).out != token {
+		t.Error("another login arrived")
+	}
+	p.login("--store", one)
+	p.must(0, "export", "schwab", "--move", "--store", one)
+	wantAll(t, p.must(0, "store", "move", one, two).out, "schwab: moved")
+	if p.must(0, "token", "schwab", "--store", two).out != token {
+		t.Error("a mark took the place of a login")
+	}
+	wantAll(t, p.must(0, "store", "move", one, two).out, "no login")
+	p.quiet()
+}
+
 // Two names of one place must not have the only copy removed as if it were the old one; and two places of one kind are two.
 func TestStoreMoveToItself(t *testing.T) {
 	t.Parallel()

@@ -175,7 +175,9 @@ func (a *app) moveLogin(ctx context.Context, key brokerauth.Key, from, to keptSt
 				return "", err
 			}
 			switch {
-			case !other.LoggedIn && other.MovedTo == "" && other.LastError == nil:
+			case !other.LoggedIn && other.LastError == nil: // or it only says where a login went that was there
+			case !st.LoggedIn && st.MovedTo != "":
+				want = there
 			case st.LoggedInAt.IsZero() || !st.LoggedInAt.Equal(other.LoggedInAt):
 				return "", fmt.Errorf("%s has another login there already: delete one of the two with logout, naming its store: %w", to.name, fs.ErrExist)
 			case !other.AccessExpiresAt.Before(st.AccessExpiresAt):

@@ -163,9 +163,16 @@ func (r *object) schwabdev(o *Options) (*Found, error) {
 func (r *object) tastytrade() *Found {
 	f := &Found{Format: "tastytrade", Provider: tastytrade, Token: &brokerauth.Token{
 		AccessToken: r.text("session_token"), TokenType: "Bearer", RefreshToken: r.text("refresh_token"),
-		Expiry: r.epoch("session_expiration"),
-		Extra:  map[string]string{"client_secret": r.text("provider_secret")},
+		Extra: map[string]string{"client_secret": r.text("provider_secret")},
 	}}
+	if _, ok := r.fields["session_expiration"].(string); ok { // versions 10 and 11
+		f.Token.Expiry, _ = r.date("session_expiration", time.UTC)
+		if time.Until(f.Token.Expiry) > tastyAccess+clockSkew {
+			f.Token.Expiry = time.Time{} // their asynchronous refresh took the seconds for days
+		}
+	} else {
+		f.Token.Expiry = r.epoch("session_expiration")
+	}
 	if r.boolean("is_test") {
 		f.Provider = tastySandbox
 	}

@@ -163,15 +163,19 @@ func (r *object) seconds(name string) time.Duration {
 	return time.Duration(x * float64(time.Second))
 }
 
-// date reads a time as RFC 3339 or Python's isoformat has it; one without a zone is taken to be in zone.
+// date reads a time as RFC 3339, Python's isoformat or its strftime with %z has it; one without a zone is taken to be in zone.
 func (r *object) date(name string, zone *time.Location) (at time.Time, zoned bool) {
 	s := r.text(name)
 	if s == "" {
 		return time.Time{}, true
 	}
-	at, err := time.Parse(time.RFC3339, strings.Replace(s, " ", "T", 1))
+	s = strings.Replace(s, " ", "T", 1)
+	at, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		at, err = time.Parse("2006-01-02T15:04:05-0700", s)
+	}
 	if zoned = err == nil; !zoned {
-		at, err = time.ParseInLocation("2006-01-02T15:04:05", strings.Replace(s, " ", "T", 1), zone)
+		at, err = time.ParseInLocation("2006-01-02T15:04:05", s, zone)
 	}
 	switch {
 	case err == nil && at.IsZero():

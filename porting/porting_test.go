@@ -101,6 +101,10 @@ var samples = []struct {
 		TokenType: "Bearer", RefreshToken: refresh, Expiry: refreshed.AddDate(0, 0, 1),
 		Extra: map[string]string{"client_secret": "emulated.secret"},
 	}},
+	{file: "tastytrade-11.json", format: "tastytrade", provider: "tastytrade", token: &brokerauth.Token{
+		AccessToken: access, TokenType: "Bearer", RefreshToken: refresh, Expiry: refreshed.Add(15 * time.Minute),
+		Extra: map[string]string{"client_secret": "emulated.secret"},
+	}},
 	{file: "trader.json", format: "go-schwab/trader", provider: "schwab", token: full(func(t *brokerauth.Token) { t.Extra = nil })},
 	{file: "oauth2.json", options: &porting.Options{Provider: "schwab", LoggedInAt: loggedIn}, format: "golang.org/x/oauth2",
 		provider: "schwab", token: full(func(t *brokerauth.Token) { t.Extra, t.Issued = nil, time.Time{} })},
@@ -248,6 +252,7 @@ func TestReadRefuses(t *testing.T) {
 			nil, brokerauth.ErrCorrupt},
 		{"TD state of a wrong type", `{"access_token":"emulated.a","access_token_expires_at":"soon"}`, nil, brokerauth.ErrCorrupt},
 		{"pyTD of a wrong type", `{"access_token":{"token":7},"refresh_token":null}`, nil, brokerauth.ErrCorrupt},
+		{"tastytrade that ends sometime", strings.Replace(string(sample(t, "tastytrade-11.json")), "-0400", " in spring", 1), nil, brokerauth.ErrCorrupt},
 		{"tastytrade without a secret", `{"session_token":"emulated.a","refresh_token":"emulated.r","provider_secret":""}`, nil, brokerauth.ErrCorrupt},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -279,6 +284,18 @@ func TestReadCut(t *testing.T) {
 					t.Fatalf("%s cut to %d bytes: %v, want ErrCorrupt", s.file, n, err)
 				}
 			}
+		}
+	})
+}
+
+// An asynchronous refresh of tastytrade 10 and 11 dates the session 900 days ahead, where it has 900 seconds: the first use
+// renews it.
+func TestReadTastytradeDays(t *testing.T) {
+	at(t, refreshed, func(t *testing.T) {
+		data := strings.Replace(string(sample(t, "tastytrade-11.json")), "2026-06-01 ", "2028-11-17 ", 1)
+		found, err := porting.Read([]byte(data), nil)
+		if err != nil || found.Token.AccessToken != access || found.Token.Expiry.After(refreshed) || found.Token.Expiry.IsZero() {
+			t.Errorf("Read: %+v, %v; want a token that is due for renewal", found, err)
 		}
 	})
 }

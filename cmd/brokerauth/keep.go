@@ -62,6 +62,7 @@ type keeping struct {
 	again      chan struct{} // a login is gone from its place: look where it is
 	kept       map[brokerauth.Key]placed
 	skipped    map[brokerauth.Key]string // what is not kept, and why
+	fault      error                     // of the settings of those
 
 	commands sync.WaitGroup
 	oneByOne sync.Mutex // one command at a time
@@ -74,6 +75,9 @@ type keeping struct {
 func (k *keeping) run(ctx context.Context) error {
 	if err := k.scan(ctx, k.err); err != nil {
 		return err
+	}
+	if len(k.kept) == 0 && k.fault != nil {
+		return told{usageError{k.fault}} // the settings would not get better by waiting
 	}
 	if len(k.kept)+len(k.skipped) == 0 {
 		fmt.Fprintln(k.err, "brokerauth: there is no login to keep yet: run: brokerauth login BROKER")
@@ -131,8 +135,16 @@ func (k *keeping) scan(ctx context.Context, told io.Writer) error {
 		return err // of one store is enough: what is in it must not count as logged out
 	}
 	found, skipped := make(map[brokerauth.Key]placed), make(map[brokerauth.Key]string)
+	faults := make(map[string]error) // by the store; nil: it opens
+	k.fault = nil
 	for _, s := range sessions {
-		st, _ := s.Status(ctx) // what is wrong with a record the Keeper tells
+		st, err := s.Status(ctx)
+		switch _, known := faults[s.store.name]; {
+		case !errors.Is(err, brokerauth.ErrRejected) && !isUnreachable(err):
+			faults[s.store.name] = nil // what is wrong with one record the Keeper tells
+		case !known:
+			faults[s.store.name] = err
+		}
 		_, twice := found[st.Key]
 		o, only := s.Provider.(onlyStored)
 		switch {
@@ -140,11 +152,18 @@ func (k *keeping) scan(ctx context.Context, told io.Writer) error {
 			skipped[st.Key] = fmt.Sprintf("it was moved to %s, %s", st.MovedTo, moment(st.MovedAt))
 		case only && o.other:
 			skipped[st.Key] = fmt.Sprintf("the settings name another app or base URL than this login's, %s…", shortened(st.Key))
+		case only && o.fault != nil:
+			skipped[st.Key] = "its app's settings cannot work: " + forPeople(o.fault)
+			k.fault = errors.Join(k.fault, o.fault)
 		case only:
 			skipped[st.Key] = "its app's settings are not here"
 		case !twice || quiet.goesTo(ctx, st.Key, s.store):
 			found[st.Key] = s
 		}
+	}
+	// A secret that is wrong opens no login, and a store that can be listed may be out of reach.
+	if err := errors.Join(slices.Collect(maps.Values(faults))...); err != nil {
+		return err
 	}
 	for _, key := range sorted(found) {
 		delete(skipped, key) // which is in another store

@@ -35,6 +35,25 @@ func (p *place) keep(args ...string) (out, errs *buffer, stop func()) {
 	}
 }
 
+// keepFails runs the command, which must end by itself, and returns the line that says why.
+func (p *place) keepFails(code int, args ...string) string {
+	p.t.Helper()
+	var said buffer
+	cmd := p.command(append([]string{"keep"}, args...)...)
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	defer time.AfterFunc(time.Minute, func() { cmd.Process.Kill() }).Stop()
+	if got := exitOf(cmd.Wait()); got != code || strings.Count(said.String(), "\n") != 1 {
+		p.t.Errorf("keep %s: exit code %d, want %d and one line\n%s", strings.Join(args, " "), got, code, said.String())
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.all.WriteString(said.String())
+	return said.String()
+}
+
 func TestKeep(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, emulator.Config{AccessTTL: 5 * time.Second})
@@ -89,6 +108,7 @@ func TestKeep(t *testing.T) {
 		}
 	}
 	p.must(2, "keep", "--store", "memory")
+	p.keepFails(1, "--store", "redis://127.0.0.1:1")
 	p.must(2, "keep", "schwab")
 }
 
@@ -108,6 +128,34 @@ func TestKeepWithoutSettings(t *testing.T) {
 	if n := p.calls("refresh_token"); n > 0 {
 		t.Errorf("%d refreshes of a login that is not kept", n)
 	}
+}
+
+// Settings that are there and cannot work are told as such, and end it at the start if nothing else is to be kept.
+func TestKeepWithWrongSettings(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{AccessTTL: 2 * time.Second})
+	p.login("--profile", "second")
+	own := p.write("config/brokerauth/second.env", "SCHWAB_APP_KEY="+testKey, 0o644)
+	keep := func(p *place, why string) {
+		t.Helper()
+		wantAll(t, p.keepFails(2), "not kept, because its app's settings cannot work: ", why)
+		r := p.must(0, "status")
+		wantAll(t, r.errors, "its settings cannot work: ", why)
+		wantAll(t, r.out, "whose settings cannot work", "log in again by")
+	}
+	keep(p, "chmod 600")
+	if err := os.Remove(own); err != nil {
+		t.Fatal(err)
+	}
+	keep(p.with("SCHWAB_CALLBACK_URL", "http://127.0.0.1:8182"), "https")
+	keep(p.with("SCHWAB_APP_SECRET", "", "SCHWAB_APP_SECRET_FILE", filepath.Join(p.dir, "none")), "SCHWAB_APP_SECRET_FILE")
+
+	p.login()
+	p.write("config/brokerauth/second.env", "SCHWAB_APP_KEY="+testKey, 0o644)
+	_, errs, stop := p.keep()
+	until(t, "it keeps another login", func() bool { return p.calls("refresh_token") >= 2 })
+	stop()
+	wantAll(t, errs.String(), "second: not kept, because its app's settings cannot work: ", "chmod 600")
 }
 
 // A login that is moved to another store is kept there, and one that went to another machine is left alone: neither has ended.

@@ -81,7 +81,12 @@ func (a *app) statusCommand() *cobra.Command {
 			if stored.other {
 				name += " (another app, grant or base URL, " + shortened(st.Key) + "…)"
 			} else if _, unknown := findBroker(st.Key.Provider); isStored && !stored.named && !idle && st.KeptAs != "" && unknown == nil {
-				name += " (" + shortened(st.Key) + "…, whose settings are not here)" // it may be an emulated broker's
+				why := "whose settings are not here"
+				if stored.fault != nil {
+					why = "whose settings cannot work"
+					fmt.Fprintf(a.err, "brokerauth: %s: its settings cannot work: %s\n", name, forPeople(stored.fault))
+				}
+				name += " (" + shortened(st.Key) + "…, " + why + ")" // it may be an emulated broker's
 			} else if alike[brokerauth.Key{Provider: st.Key.Provider, Profile: st.Key.Profile}] > 1 {
 				name += " (" + shortened(st.Key) + "…)"
 			}
@@ -338,17 +343,24 @@ func (a *app) allStored(ctx context.Context) (sessions []placed, err error) {
 // providerOf returns the provider of the app that key's login is of, if the settings know it. keys are all that is stored.
 func (a *app) providerOf(ctx context.Context, key brokerauth.Key, found *settings, keys []brokerauth.Key) brokerauth.Provider {
 	b, err := findBroker(key.Provider)
-	if err == nil && key.Profile != found.profile {
+	if err != nil {
+		return onlyStored{key: key}
+	}
+	if key.Profile != found.profile {
 		found, err = loadSettings(key.Profile, true)
 	}
 	if err != nil {
-		return onlyStored{key: key}
+		return onlyStored{key: key, fault: err}
 	}
 	p, _, err := found.provider(ctx, b, nil)
 	if err != nil {
 		id, ok := found.identity(b)
 		named := ok && id == key.Identity
-		return onlyStored{key: key, named: named, other: ok && !named}
+		only := onlyStored{key: key, named: named, other: ok && !named}
+		if !errors.Is(err, errMissing) {
+			only.fault = err
+		}
+		return only
 	}
 	own := key
 	if own.Identity = p.Info().Identity; own == key {
@@ -376,8 +388,9 @@ func (store keptStore) keys(ctx context.Context) ([]brokerauth.Key, error) {
 // onlyStored is a Provider that knows no more of a login than its key.
 type onlyStored struct {
 	key   brokerauth.Key
-	named bool // the settings name it, though not all that a refresh needs
-	other bool // they name another app, grant or base URL of that broker
+	named bool  // the settings name it, though not all that a refresh needs
+	other bool  // they name another app, grant or base URL of that broker
+	fault error // what is wrong with them; nil: they are not there
 }
 
 func (o onlyStored) Info() brokerauth.Info {

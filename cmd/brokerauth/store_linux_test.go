@@ -182,6 +182,7 @@ func TestKeyringStore(t *testing.T) {
 	}
 	p.must(0, "token", "schwab")
 	wantAll(t, cron.must(1, "token", "schwab").errors, "no keyring can be reached", "store move")
+	wantAll(t, cron.keepFails(1), "no keyring can be reached", "store move") // though it can list the files
 	wantAll(t, p.must(0, "status").out, "schwab")
 	p.must(0, "logout", "schwab")
 	wantAll(t, p.login("--store", locked).out, "its key is in the OS keyring")
@@ -212,6 +213,7 @@ func TestSealedStore(t *testing.T) {
 	wrong := p.with("BROKERAUTH_PASSPHRASE", "wrong")
 	wrong.must(2, "token", "schwab")
 	wrong.must(2, "login", "schwab")
+	wantAll(t, wrong.keepFails(2), "the secret does not open")
 	if after, err := os.ReadFile(p.record()); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("a wrong passphrase changed the record: %v", err)
 	}

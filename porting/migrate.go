@@ -160,6 +160,13 @@ func storage(env map[string]string) []Finding {
 func tokenFile(state []byte) Finding {
 	f := Finding{Topic: "token file", TD: "refresh tokens of 90 days", Schwab: "none can be moved: TD Ameritrade ended in May 2024"}
 	found, err := Read(state, nil)
+	why := ""
+	if err != nil {
+		why = strings.TrimPrefix(err.Error(), "porting: ")
+		for _, kind := range []error{errors.ErrUnsupported, brokerauth.ErrCorrupt} {
+			why = strings.TrimSuffix(why, ": "+kind.Error()) // which is for programs
+		}
+	}
 	switch {
 	case err == nil && found.Token == nil:
 		f.Todo = "delete the old token file"
@@ -169,9 +176,9 @@ func tokenFile(state []byte) Finding {
 	case err == nil:
 		f.Todo = "see what else uses the file of " + found.Format + ": it holds a login at " + found.Provider
 	case errors.Is(err, errors.ErrUnsupported) || errors.Is(err, brokerauth.ErrCorrupt):
-		f.Todo = "delete the old token file if nothing else uses it: " + strings.TrimPrefix(err.Error(), "porting: ")
+		f.Todo = "delete the old token file if nothing else uses it: " + why
 	default:
-		f.Todo = "see which program uses the old token file: " + strings.TrimPrefix(err.Error(), "porting: ")
+		f.Todo = "see which program uses the old token file: " + why
 	}
 	return f
 }

@@ -129,6 +129,9 @@ func recognise(data []byte, o *Options) (*Found, error) {
 	case bytes.HasPrefix(data, []byte("SQLite format 3\x00")):
 		return nil, fmt.Errorf("this is an SQLite database: if Schwabdev wrote it, hand over what "+
 			"sqlite3 -json FILE 'select * from schwabdev' prints: %w", errors.ErrUnsupported)
+	case bytes.HasPrefix(data, []byte("\xff\xfe")), bytes.HasPrefix(data, []byte("\xfe\xff")):
+		return nil, fmt.Errorf("the file is in UTF-16, as PowerShell 5 writes it by >: write it again in UTF-8, "+
+			"as Get-Content FILE | Set-Content -Encoding ascii NEW does: %w", errors.ErrUnsupported)
 	case data[0] == 0x80, bytes.HasPrefix(data, []byte("(d")):
 		return nil, fmt.Errorf("this is a Python pickle, which runs code when it is read, so it is not: early versions of tda-api "+
 			"wrote such files for TD Ameritrade, which ended in May 2024, so there is nothing to move: %w", errors.ErrUnsupported)

@@ -208,6 +208,7 @@ func TestReadRefuses(t *testing.T) {
 		{"huge", `{"token":"` + strings.Repeat("x", 2<<20) + `"}`, nil, errors.ErrUnsupported},
 		{"pickle", string(sample(t, "tda-api.pickle")), nil, errors.ErrUnsupported},
 		{"old pickle", "(dp0\nS'access_token'\np1\n", nil, errors.ErrUnsupported},
+		{"UTF-16", "\xff\xfe{\x00}\x00", nil, errors.ErrUnsupported},
 		{"SQLite", "SQLite format 3\x00emulated.access", nil, errors.ErrUnsupported},
 		{"a store's record", `{"v":1,"provider":"schwab","token":{"access_token":"emulated.a","refresh_token":"emulated.r"}}`, nil, errors.ErrUnsupported},
 		{"NaN", golec("NaN", ""), nil, brokerauth.ErrCorrupt},

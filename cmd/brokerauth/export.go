@@ -86,7 +86,9 @@ func (a *app) exportCommand() *cobra.Command {
 		}
 		t, err := s.Token(ctx)
 		if err == nil {
-			err = hand(t)
+			if err = hand(t); err != nil {
+				err = fmt.Errorf("%s: the login was not written: %w", b.name, err)
+			}
 		}
 		if err := closed(s, err); err != nil {
 			return err

@@ -182,10 +182,13 @@ func TestExport(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Close()
-	cmd = p.command("export", "schwab", "--move")
-	cmd.Stdout = w
-	if err := cmd.Run(); err == nil {
-		t.Error("an export that nobody got succeeded")
+	for _, how := range []string{"--move", "--copy"} {
+		said.Reset()
+		cmd = p.command("export", "schwab", how)
+		cmd.Stdout, cmd.Stderr = w, &said
+		if err := cmd.Run(); err == nil || strings.Count(said.String(), "pipe") > 1 {
+			t.Errorf("an export that nobody got: %v, %s", err, said.String())
+		}
 	}
 	w.Close()
 	wantAll(t, p.must(0, "status", "schwab").out, "log in again by")

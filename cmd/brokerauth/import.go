@@ -100,7 +100,7 @@ func (a *app) listImports(ctx context.Context, o porting.Options) error {
 			found, err = porting.Read(file.data, &o)
 		}
 		if err != nil {
-			a.say("%s: %s", path, importError{err})
+			a.say("%s: %s", path, forPeople(importError{err}))
 			continue
 		}
 		a.sayFound(path, found)
@@ -148,7 +148,14 @@ func (a *app) importLogin(ctx context.Context, s *settings, path string, o porti
 	if err != nil {
 		return err
 	}
-	if err := closed(session, a.take(ctx, session, found)); err != nil {
+	did := "imported"
+	err = closed(session, a.take(ctx, session, found))
+	switch {
+	case move && errors.Is(err, errStored):
+		did = "stored already" // as the file has it
+	case errors.Is(err, fs.ErrExist) && path != "-":
+		return fmt.Errorf("%w: if nothing else uses %s, delete it", err, path)
+	case err != nil:
 		return err
 	}
 	if move {
@@ -156,7 +163,7 @@ func (a *app) importLogin(ctx context.Context, s *settings, path string, o porti
 			return fmt.Errorf("the login is stored, but %w", err)
 		}
 	}
-	st, err := a.sayClocks(ctx, session, "imported")
+	st, err := a.sayClocks(ctx, session, did)
 	if err != nil {
 		return err
 	}
@@ -181,6 +188,7 @@ func (a *app) importable(ctx context.Context, s *settings, name string) error {
 	if err != nil {
 		return err
 	}
+	a.broker = b.name
 	session, store, err := a.importer(ctx, s, b)
 	if err != nil {
 		return err
@@ -252,6 +260,9 @@ func (a *app) importer(ctx context.Context, s *settings, b broker) (*brokerauth.
 	return a.session(p, store, a.profile), store, nil
 }
 
+// errStored is that the store has the very tokens that were found.
+var errStored = fmt.Errorf("this login is stored already: %w", fs.ErrExist)
+
 // take saves a login that was found, and reads it back.
 func (a *app) take(ctx context.Context, s *brokerauth.Session, found *porting.Found) error {
 	t, info := found.Token, s.Provider.Info()
@@ -260,7 +271,7 @@ func (a *app) take(ctx context.Context, s *brokerauth.Session, found *porting.Fo
 			"it works with those only that it was exported with", info.Name)}
 	}
 	if _, ok := s.Provider.(keptGrant); ok && t.Extra[clientSecret] == "" {
-		return usageError{fmt.Errorf("%s: this file has no client secret, without which its grant is of no use: run: brokerauth login %[1]s", info.Name)}
+		return usageError{fmt.Errorf("%s: this file has no client secret, without which its grant is of no use: run: %s", info.Name, a.remedy())}
 	}
 	st, err := s.Status(ctx)
 	if ahead := st.LoggedInAt.Sub(t.LoggedInAt); err == nil && st.LoggedIn && ahead > 0 && ahead < time.Second {
@@ -268,6 +279,9 @@ func (a *app) take(ctx context.Context, s *brokerauth.Session, found *porting.Fo
 		t.LoggedInAt = st.LoggedInAt
 	}
 	if err == nil && st.LoggedIn && !t.LoggedInAt.IsZero() && st.LoggedInAt.Equal(t.LoggedInAt) && st.AccessExpiresAt.After(t.Expiry) {
+		if raw, err := s.Store.Load(ctx, st.Key); err == nil && holds(raw, t.RefreshToken) && holds(raw, t.AccessToken) { // schwab-py counts whole seconds
+			return fmt.Errorf("%s: %w", info.Name, errStored)
+		}
 		return fmt.Errorf("%s: this login is stored already, with newer tokens than these: %w", info.Name, fs.ErrExist)
 	}
 	ctx = context.WithoutCancel(ctx) // from here on it is carried to its end
@@ -289,10 +303,16 @@ func (a *app) take(ctx context.Context, s *brokerauth.Session, found *porting.Fo
 	}
 	// A sibling may have renewed it already.
 	renewed := st.LoggedIn && st.LoggedInAt.Equal(t.LoggedInAt) && st.AccessExpiresAt.After(t.Expiry)
-	if want, _ := json.Marshal(t.RefreshToken); !bytes.Contains(raw, want) && !renewed {
+	if !holds(raw, t.RefreshToken) && !renewed {
 		return fmt.Errorf("%s: the login was stored, but another is read back: log in again", info.Name)
 	}
 	return nil
+}
+
+// holds reports whether a record has a token's value.
+func holds(record []byte, token string) bool {
+	want, _ := json.Marshal(token)
+	return bytes.Contains(record, want)
 }
 
 // sayFound tells what a file holds.
@@ -316,7 +336,7 @@ type importError struct{ error }
 func (e importError) Unwrap() error { return e.error }
 
 func (e importError) Error() string {
-	text := strings.TrimSuffix(withoutPackage(e.error), ": "+brokerauth.ErrCorrupt.Error()) // which is of records
+	text := withoutPackage(e.error)
 	if strings.HasSuffix(text, "name the broker") {
 		text += " by --broker"
 	}

@@ -165,7 +165,8 @@ func TestImport(t *testing.T) {
 	}
 	// What is here already is newer.
 	file := p.write("old/again.json", fresh(t, "schwab-py.json", access, refresh), 0o600)
-	wantAll(t, p.must(1, "import", file, "--move", "--store", "disk:"+filepath.Join(p.dir, "new", "1")).errors, "newer")
+	wantAll(t, p.must(1, "import", file, "--move", "--store", "disk:"+filepath.Join(p.dir, "new", "1")).errors,
+		"with newer tokens than these: if nothing else uses "+file+", delete it\n")
 	if _, err := os.Stat(file); err != nil {
 		t.Errorf("the file whose login was not taken is gone: %v", err)
 	}
@@ -286,8 +287,14 @@ func TestImportHostile(t *testing.T) {
 		"nobody knows":    `{"hello": "world"}`,
 		"another's store": `{"v":1,"provider":"schwab","token":{"access_token":"x"}}`,
 	} {
-		if said := p.hostile(1, p.write("hostile.json", text, 0o600)); strings.Contains(said, "emulated.r") {
+		said := p.hostile(1, p.write("hostile.json", text, 0o600))
+		if strings.Contains(said, "emulated.r") {
 			t.Errorf("%s: the error shows what was read: %s", name, said)
+		}
+		for _, sentinel := range []error{brokerauth.ErrCorrupt, errors.ErrUnsupported} {
+			if strings.HasSuffix(said, ": "+sentinel.Error()+"\n") {
+				t.Errorf("%s: the error ends with what is for programs: %s", name, said)
+			}
 		}
 	}
 	neither := p.write("neither.json", fresh(t, "neither.json", "emulated.a", "emulated.r"), 0o600)
@@ -316,7 +323,7 @@ func TestImportHostile(t *testing.T) {
 		wantAll(t, p.must(2, strings.Fields(line)...).errors, want)
 	}
 	spent := p.write("spent.json", `{"access_token":"emulated.a","refresh_token":"emulated.r","expiry":"2024-01-01T00:00:00Z"}`, 0o600)
-	wantAll(t, p.hostile(2, spent, "--broker", "tastytrade"), "client secret")
+	wantAll(t, p.hostile(2, spent, "--broker", "tastytrade", "--profile", "bob"), "client secret", "run: brokerauth login tastytrade --profile bob\n")
 
 	file := p.write("good.json", good, 0o600)
 	wantAll(t, p.with("SCHWAB_APP_SECRET", "").hostile(2, file), "SCHWAB_APP_SECRET")
@@ -599,7 +606,13 @@ func TestImportBack(t *testing.T) {
 	p.login()
 	text := p.must(0, "export", "schwab", "--copy", "--format", "schwab-py").out
 	p.write("token.json", text, 0o600)
-	wantAll(t, p.must(1, "import", "token.json").errors, "is stored already, with newer tokens")
+	if said := p.must(1, "import", "token.json").errors; said != "brokerauth: schwab: this login is stored already: if nothing else uses token.json, delete it\n" {
+		t.Errorf("of what is stored already it says: %s", said)
+	}
+	wantAll(t, p.must(0, "import", "token.json", "--move").out, "schwab: stored already: ", "Removed token.json")
+	if _, err := os.Lstat(filepath.Join(p.dir, "token.json")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after --move: %v", err)
+	}
 
 	var file struct {
 		Created int64          `json:"creation_timestamp"`

@@ -64,6 +64,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/signal"
@@ -89,7 +90,7 @@ func main() {
 	stdout := &answer{w: os.Stdout}
 	a := &app{in: os.Stdin, out: stdout, err: printable{os.Stderr}}
 	err := a.run(ctx, os.Args[1:])
-	if stdout.err != nil {
+	if stdout.err != nil && !errors.Is(err, stdout.err) {
 		err = errors.Join(err, fmt.Errorf("the answer could not be written: %w", stdout.err))
 	}
 	a.complain(err)
@@ -288,7 +289,7 @@ func (a *app) complain(err error) {
 		if joined, ok := err.(interface{ Unwrap() []error }); ok {
 			for _, err := range joined.Unwrap() {
 				if !errors.Is(err, context.Canceled) {
-					text += "; " + err.Error() // what was sent could not be saved, say
+					text += "; " + forPeople(err) // what was sent could not be saved, say
 				}
 			}
 		}
@@ -297,7 +298,8 @@ func (a *app) complain(err error) {
 	if e, ok := errors.AsType[unwritable](err); ok {
 		text += ": " + e.todo
 	}
-	if a.broker != "" && a.profile != "default" && !strings.Contains(text, fmt.Sprintf("profile %q", a.profile)) {
+	if a.broker != "" && a.profile != "default" && !strings.Contains(text, fmt.Sprintf("profile %q", a.profile)) &&
+		!strings.Contains(text, "profile "+a.profile+":") && !strings.Contains(text, "profile "+a.profile+" ") {
 		text = fmt.Sprintf("profile %q: %s", a.profile, text)
 	}
 	_, still := errors.AsType[stillIn](err)
@@ -315,7 +317,21 @@ func (a *app) complain(err error) {
 			text += "; see " + b.seeGuide()
 		}
 	}
-	fmt.Fprintln(a.err, "brokerauth: "+text)
+	fmt.Fprintln(a.err, "brokerauth: "+a.inFull(text))
+}
+
+// inFull is text whose advice to log in names the profile and the store, too, of which a provider knows nothing.
+func (a *app) inFull(text string) string {
+	if a.broker == "" {
+		return text
+	}
+	bare := regexp.MustCompile(`run: brokerauth login ` + regexp.QuoteMeta(a.broker) + `( --|-|\w)?`)
+	return bare.ReplaceAllStringFunc(text, func(found string) string {
+		if !strings.HasSuffix(found, a.broker) {
+			return found // another broker, or told in full
+		}
+		return "run: " + a.remedy()
+	})
 }
 
 // forPeople is an error on one line, without what it has for programs alone: the names of packages, and the sentinels that
@@ -325,8 +341,10 @@ func forPeople(err error) string {
 	for _, prefix := range []string{"brokerauth", "flows", "disk", "keyring", "sealed", "sqlstore", "redis"} {
 		text = strings.ReplaceAll(strings.TrimPrefix(text, prefix+": "), ": "+prefix+": ", ": ")
 	}
-	text = strings.ReplaceAll(text, ": "+errors.ErrUnsupported.Error(), "")
-	for _, sentinel := range []error{brokerauth.ErrUnavailable, brokerauth.ErrRejected} {
+	for _, sentinel := range []error{errors.ErrUnsupported, fs.ErrExist} {
+		text = strings.ReplaceAll(text, ": "+sentinel.Error(), "")
+	}
+	for _, sentinel := range []error{brokerauth.ErrUnavailable, brokerauth.ErrRejected, brokerauth.ErrCorrupt} {
 		text = strings.TrimSuffix(text, ": "+sentinel.Error())
 	}
 	// Behind a command line to run, a person might take it for a part of that.

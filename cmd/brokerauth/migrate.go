@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -47,6 +48,11 @@ func (a *app) migrateCommand() *cobra.Command {
 			}
 		}
 		a.tell(found)
+		if first, _, _ := strings.Cut(callback, ","); callback != "" { // TD Ameritrade took a list
+			if u, err := url.Parse(strings.TrimSpace(first)); err != nil || u.Hostname() == "" {
+				return usageError{fmt.Errorf("--callback %q is no URL: write it whole, such as http://localhost:8080", first)}
+			}
+		}
 		env["TD_CLIENT_ID"] = cmp.Or(id, env["TD_CLIENT_ID"])
 		env["TD_CALLBACK_URL"] = cmp.Or(callback, env["TD_CALLBACK_URL"])
 		var old []byte

@@ -24,6 +24,11 @@ func TestMigrate(t *testing.T) {
 	r = flagged.must(1, "migrate", "--client-id", "OLDKEY@AMER.OAUTHAP", "--callback", "http://localhost:9000")
 	wantAll(t, r.out, "SCHWAB_CALLBACK_URL=https://127.0.0.1:9000", "is TD Ameritrade's consumer key")
 
+	for _, callback := range []string{"bad%zz", "localhost:8080", "https://"} {
+		wantAll(t, bare.must(2, "migrate", "--callback", callback).errors, callback, "http://localhost:8080")
+	}
+	wantAll(t, bare.must(1, "migrate", "--callback", "http://localhost:9000, http://127.0.0.1").out, "SCHWAB_CALLBACK_URL=https://127.0.0.1:9000")
+
 	var findings []porting.Finding
 	if err := json.Unmarshal([]byte(bare.must(1, "migrate", "--json").out), &findings); err != nil {
 		t.Fatal(err)
@@ -58,6 +63,12 @@ func TestMigrate(t *testing.T) {
 	}
 	state := done.write("state.json", fresh(t, "pytd.json", "emulated.a", "emulated.r"), 0o600)
 	wantAll(t, done.run("migrate", "--state", state).out, "delete the old token file")
+	for _, text := range []string{"{", `{"hello":"world"}`} {
+		out := done.run("migrate", "--state", done.write("junk.json", text, 0o600)).out
+		if wantAll(t, out, "delete the old token file if nothing else uses it"); strings.Contains(out, ": corrupt") || strings.Contains(out, "unsupported operation") {
+			t.Errorf("of a file that holds %s it says what is for programs:\n%s", text, out)
+		}
+	}
 	for file, code := range map[string]int{state: 1, state + "x": 2} {
 		if r := done.run("migrate", "--state", file); r.code != code {
 			t.Errorf("with the old token file %s: exit code %d, want %d", file, r.code, code)

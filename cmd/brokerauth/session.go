@@ -160,7 +160,7 @@ func (a *app) observer() func(brokerauth.Event) {
 	return func(e brokerauth.Event) {
 		note(e)
 		if e.Kind == "set aside" {
-			fmt.Fprintf(a.err, "brokerauth: warning: %v\n", e.Err)
+			fmt.Fprintf(a.err, "brokerauth: warning: %s\n", forPeople(e.Err))
 		}
 	}
 }

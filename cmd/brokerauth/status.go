@@ -106,7 +106,7 @@ func (a *app) statusCommand() *cobra.Command {
 					a.say("  a later login of this app (profile %s, %s) has probably ended it", later.Key.Profile, moment(later.LoggedInAt))
 				}
 			case stored.other:
-				a.say("%s: %v", name, err)
+				a.say("%s: %s", name, forPeople(err))
 			}
 			if stored.other || idle {
 				if !asJSON {
@@ -122,6 +122,9 @@ func (a *app) statusCommand() *cobra.Command {
 				err = k.missing()
 			}
 			if err != nil {
+				if len(args) == 0 {
+					err = about(a.who(st.Key), err)
+				}
 				one := *a
 				one.broker, one.profile = st.Key.Provider, st.Key.Profile
 				if isStored && st.KeptAs != "" {
@@ -311,6 +314,10 @@ func (a *app) allStored(ctx context.Context) (sessions []placed, err error) {
 	var all []brokerauth.Key
 	for _, store := range stores {
 		keys, err := store.keys(ctx)
+		if err != nil {
+			kept, _ := remembered(ctx)
+			err = about(whose(kept, shown(store.lasting)), err)
+		}
 		faults = append(faults, err)
 		for _, key := range keys {
 			if a.named && key.Profile != a.profile {
@@ -452,7 +459,9 @@ func (a *app) describe(name string, st brokerauth.Status) {
 		a.say("  kept in %s", st.KeptAs)
 	}
 	if st.LastError != nil {
-		a.say("  last error: %v", st.LastError)
+		one := *a
+		one.broker, one.profile = st.Key.Provider, st.Key.Profile
+		a.say("  last error: %s", one.inFull(st.LastError.Error()))
 	}
 }
 

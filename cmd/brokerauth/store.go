@@ -314,7 +314,7 @@ func (a *app) allStores(ctx context.Context, s *settings) (stores []keptStore, e
 	for _, name := range names {
 		store, err := a.openOnce(ctx, s, name, movable(name))
 		if err != nil {
-			faults = append(faults, err)
+			faults = append(faults, about(whose(kept, name), err))
 			continue
 		}
 		stores = append(stores, store)
@@ -391,6 +391,7 @@ func (a *app) openForTokens(ctx context.Context, s *settings, broker string) (ke
 type unreachable struct {
 	error
 	name, todo string
+	who        string // whose login it keeps from being looked at, if that is not plain
 }
 
 // noKeyring reports whether there is no keyring, rather than one that is locked or the like.
@@ -399,6 +400,11 @@ func (e unreachable) noKeyring() bool {
 }
 
 func (e unreachable) Error() string {
+	if e.who != "" {
+		who := e.who + ": "
+		e.who = ""
+		return who + e.Error()
+	}
 	text := strings.TrimSuffix(e.error.Error(), ": "+brokerauth.ErrUnavailable.Error())
 	absent := e.noKeyring()
 	switch {
@@ -418,12 +424,36 @@ func (e unreachable) Unwrap() error { return e.error }
 
 func outOfReach(err error, name, todo string) error {
 	if _, already := errors.AsType[unreachable](err); !already && errors.Is(err, brokerauth.ErrUnavailable) {
-		return unreachable{err, name, todo}
+		return unreachable{error: err, name: name, todo: todo}
 	}
 	if todo := mend(err); todo != "" {
 		return unwritable{err, todo}
 	}
 	return err
+}
+
+// about says whose login err is about, if it does not yet. That no keyring is here is told without what it was wanted for.
+func about(who string, err error) error {
+	if e, ok := errors.AsType[unreachable](err); ok && e.noKeyring() {
+		e.who = who
+		return e
+	}
+	if who == "" || strings.HasPrefix(err.Error(), who+":") {
+		return err
+	}
+	return fmt.Errorf("%s: %w", who, err)
+}
+
+// whose names the brokers whose logins went to a store, by the notes of that.
+func whose(kept map[brokerauth.Key]string, name string) string {
+	var brokers []string
+	for key, at := range kept {
+		if at == name {
+			brokers = append(brokers, key.Identity)
+		}
+	}
+	slices.Sort(brokers)
+	return strings.Join(slices.Compact(brokers), " and ")
 }
 
 // mend is what to do where files take no record because of err; empty: err is about something else, or says it by itself,

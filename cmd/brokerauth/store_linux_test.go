@@ -122,6 +122,24 @@ func TestNoKeyring(t *testing.T) {
 	p.must(0, "token", "schwab")
 }
 
+// Where status looks at all logins, what it cannot say of one names the broker, and the profile once.
+func TestStatusNamesBroker(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{}).at("tdameritrade", emulator.Config{}).at("tastytrade", emulator.Config{}).
+		with("BROKERAUTH_STORE", "", "DBUS_SESSION_BUS_ADDRESS", noBus)
+	p.login("--store", "disk", "--profile", "bob")
+	p.with("BROKERAUTH_PASSPHRASE", "a passphrase").must(0, "login", "tdameritrade", "--store", "sealed+disk:"+filepath.Join(p.dir, "sealed"))
+	r := p.run("status", "--within", "8d")
+	if r.code != 3 {
+		t.Errorf("exit code %d, want 3", r.code)
+	}
+	for _, want := range []string{"tdameritrade: the store sealed+disk:", "tastytrade: name a store", "schwab, profile bob: the login is over"} {
+		if !strings.Contains("\n"+r.errors, "\nbrokerauth: "+want) {
+			t.Errorf("no line begins with %q:\n%s", want, r.errors)
+		}
+	}
+}
+
 // With a keyring it is the default; a login in it is found where it is in reach, and named where it is not.
 func TestKeyringStore(t *testing.T) {
 	p := newPlace(t, emulator.Config{}).withKeyring()

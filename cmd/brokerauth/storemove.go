@@ -89,7 +89,7 @@ func (a *app) moveAll(ctx context.Context, fromName, toName string) error {
 		if err != nil {
 			one := *a
 			one.broker, one.profile = key.Provider, key.Profile
-			one.complain(fmt.Errorf("%s: it stays in %s: %w", a.who(key), from.name, err))
+			one.complain(about(a.who(key), fmt.Errorf("it stays in %s: %w", from.name, err)))
 			failed = told{err}
 			if ctx.Err() != nil {
 				break

@@ -1,7 +1,11 @@
 // Command metrics hangs counters on a Session: how often it was refreshed, by this process or another, how long that took,
 // and what failed, to be scraped at /debug/vars. An emulated Schwab whose tokens live for two seconds makes them move.
 //
-//	go run ./examples/metrics & curl -s http://127.0.0.1:8080/debug/vars
+//	go run ./examples/metrics
+//
+// and then, in another terminal:
+//
+//	curl -s http://127.0.0.1:8080/debug/vars
 package main
 
 import (

@@ -41,6 +41,9 @@ func Migrate(env map[string]string, state []byte) []Finding {
 		Schwab:  "https only, 127.0.0.1 instead of localhost, at most 255 characters, compared to the letter",
 		Setting: "SCHWAB_CALLBACK_URL", Value: schwabCallback(env["TD_CALLBACK_URL"]),
 	}
+	if first, _, _ := strings.Cut(env["TD_CALLBACK_URL"], ","); first != "" && withoutQuery(strings.TrimSpace(first)) == "" {
+		callback.TD = "TD_CALLBACK_URL is no address with a host, so nothing follows from it"
+	}
 	if now := env["SCHWAB_CALLBACK_URL"]; now == "" {
 		callback.Todo = set + "CALLBACK_URL to " + callback.Value + ", and register just that with the app"
 	} else if fault := callbackFault(now); fault != "" {

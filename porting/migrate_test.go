@@ -93,11 +93,15 @@ func TestMigrateCallback(t *testing.T) {
 		"https://example.com/?k=emulated":                 "https://example.com",
 		"urn:ietf:wg:oauth:2.0:oob":                       usual,
 		"localhost:8080":                                  usual,
+		"bad%zz":                                          usual,
 		"https://example.com/" + strings.Repeat("x", 300): usual,
 	} {
 		for _, f := range porting.Migrate(map[string]string{"TD_CALLBACK_URL": td}, nil) {
 			if f.Setting != "SCHWAB_CALLBACK_URL" {
 				continue
+			}
+			if none := strings.Contains(f.TD, "TD_CALLBACK_URL"); none != (td == "localhost:8080" || strings.HasPrefix(td, "urn:") || td == "bad%zz") {
+				t.Errorf("of %q Migrate says %q", td, f.TD)
 			}
 			if f.Value != want {
 				t.Errorf("for %q Migrate works out %q, want %q", td, f.Value, want)

@@ -49,7 +49,7 @@ func (a *app) migrateCommand() *cobra.Command {
 		}
 		a.tell(found)
 		if first, _, _ := strings.Cut(callback, ","); callback != "" { // TD Ameritrade took a list
-			if u, err := url.Parse(strings.TrimSpace(first)); err != nil || u.Hostname() == "" {
+			if u, err := url.Parse(strings.TrimSpace(first)); err != nil || u.Hostname() == "" && u.Scheme != "urn" {
 				return usageError{fmt.Errorf("--callback %q is no URL: write it whole, such as http://localhost:8080", first)}
 			}
 		}

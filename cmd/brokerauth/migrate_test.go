@@ -27,6 +27,7 @@ func TestMigrate(t *testing.T) {
 	for _, callback := range []string{"bad%zz", "localhost:8080", "https://"} {
 		wantAll(t, bare.must(2, "migrate", "--callback", callback).errors, callback, "http://localhost:8080")
 	}
+	bare.must(1, "migrate", "--callback", "urn:ietf:wg:oauth:2.0:oob")
 	wantAll(t, bare.must(1, "migrate", "--callback", "http://localhost:9000, http://127.0.0.1").out, "SCHWAB_CALLBACK_URL=https://127.0.0.1:9000")
 
 	var findings []porting.Finding

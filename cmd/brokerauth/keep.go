@@ -28,16 +28,17 @@ func (a *app) keepCommand() *cobra.Command {
 		Long: "Renew every stored login ahead of time, of all profiles unless one is named, until interrupted; and tell 48, 24, 6 and 1 " +
 			"hours ahead that a person must log in. Logins that are stored or deleted meanwhile, and settings that change, are noticed " +
 			"within a minute.\n\n" +
-			"--on-deadline runs a command of the shell's at each of those hours, once for a login however many programs keep it, and once " +
-			"when the login has ended or the broker refuses the settings. It gets no secret: the settings are taken out of its environment, " +
-			"and it finds there\n\n" +
+			"--on-deadline runs a command of the shell's at each of those hours, once for a login however many programs keep it; and " +
+			"when the login has ended or the broker refuses the settings, which each keep tells once, and again when it is started anew. " +
+			"It gets no secret: the settings are taken out of its environment, and it finds there\n\n" +
 			"    BROKERAUTH_EVENT      deadline, ended or rejected\n" +
 			"    BROKERAUTH_BROKER     schwab, say\n" +
 			"    BROKERAUTH_PROFILE    default, say\n" +
 			"    BROKERAUTH_LOGIN_BY   when the login ends, as 2006-01-02T15:04:05Z; empty: unknown\n" +
 			"    BROKERAUTH_WITHIN     of a deadline: 48h, 24h, 6h or 1h\n" +
 			"    BROKERAUTH_MESSAGE    all of it in a sentence for people\n\n" +
-			"It may take a minute, its output goes to standard error, and its failure is told there and not repeated.",
+			"It may take a minute, or five seconds once keep is interrupted. Its output goes to standard error, and its failure is told " +
+			"there and not repeated.",
 		Args: cobra.NoArgs,
 	}
 	cmd.Flags().StringVar(&onDeadline, "on-deadline", "", "the command to run when a person must log in")
@@ -52,6 +53,7 @@ func (a *app) keepCommand() *cobra.Command {
 const (
 	keepScan = time.Minute     // how often keep looks for logins that are new or gone
 	keepWait = 2 * time.Second // and for the first one
+	keepHook = 5 * time.Second // how long an interrupt leaves to the command of --on-deadline: it is told once
 )
 
 // keeping is one run of keep.
@@ -64,6 +66,7 @@ type keeping struct {
 	skipped    map[brokerauth.Key]string // what is not kept, and why
 	fault      error                     // of the settings of those
 
+	running  context.Context // of the commands
 	commands sync.WaitGroup
 	oneByOne sync.Mutex // one command at a time
 
@@ -73,6 +76,9 @@ type keeping struct {
 }
 
 func (k *keeping) run(ctx context.Context) error {
+	running, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(nil)
+	k.running = running
 	if err := k.scan(ctx, k.err); err != nil {
 		return err
 	}
@@ -109,11 +115,13 @@ func (k *keeping) run(ctx context.Context) error {
 			trouble = err.Error()
 		}
 	}
+	time.AfterFunc(keepHook, func() { end(errors.New("it was ended, because this program was interrupted")) })
 	<-done
 	var err error
 	for _, s := range k.kept {
 		err = errors.Join(err, s.Close())
 	}
+	k.waiting.Store("the command of --on-deadline, which has a few seconds more")
 	k.commands.Wait()
 	return err // that it was interrupted is how it ends
 }
@@ -331,8 +339,7 @@ func (k *keeping) alarm(e brokerauth.Event, kind, message string) {
 	k.commands.Go(func() {
 		k.oneByOne.Lock()
 		defer k.oneByOne.Unlock()
-		// An interrupt does not cut it short: it is told once.
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeoutCause(k.running, time.Minute, errors.New("it was ended, because it took longer than a minute"))
 		defer cancel()
 		shell := []string{"sh", "-c"}
 		if runtime.GOOS == "windows" {
@@ -341,8 +348,9 @@ func (k *keeping) alarm(e brokerauth.Event, kind, message string) {
 		cmd := exec.CommandContext(ctx, shell[0], shell[1], k.onDeadline)
 		cmd.Env = append(withoutSettings(os.Environ()), env...)
 		cmd.Stdout, cmd.Stderr, cmd.WaitDelay = k.err, k.err, time.Second
+		asGroup(cmd)
 		if err := cmd.Run(); err != nil {
-			fmt.Fprintf(k.err, "brokerauth: --on-deadline: %v\n", cmp.Or(ctx.Err(), err))
+			fmt.Fprintf(k.err, "brokerauth: --on-deadline: %v\n", cmp.Or(context.Cause(ctx), err))
 		}
 	})
 }

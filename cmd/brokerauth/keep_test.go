@@ -3,6 +3,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -110,6 +111,49 @@ func TestKeep(t *testing.T) {
 	p.must(2, "keep", "--store", "memory")
 	p.keepFails(1, "--store", "redis://127.0.0.1:1")
 	p.must(2, "keep", "schwab")
+}
+
+// A command that hangs does not hold keep up for long, and what it has started ends with it.
+func TestKeepHangingCommand(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	p.login()
+	end := time.Now().Add(time.Hour - time.Minute).UTC().Truncate(time.Second)
+	p.edit(func(token map[string]any) {
+		token["login_by"], token["logged_in_at"] = end, end.Add(-7*24*time.Hour)
+	})
+	pipe := filepath.Join(p.dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, errs, stop := p.keep("--on-deadline=sleep 300 9>'" + pipe + "' & wait")
+	begun, over := make(chan error, 1), make(chan error, 1)
+	go func() {
+		f, err := os.Open(pipe) // which waits for who writes
+		begun <- err
+		if err == nil {
+			defer f.Close()
+			_, err = io.ReadAll(f) // which waits until nobody does
+			over <- err
+		}
+	}()
+	for _, wait := range []<-chan error{begun, over} {
+		select {
+		case err := <-wait:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("a minute later the command has not begun, or not ended:\n%s", errs)
+		}
+		if wait == begun {
+			stop()
+		}
+	}
+	wantAll(t, errs.String(), "waiting for the command of --on-deadline", "--on-deadline: it was ended, because this program was interrupted")
+	if strings.Contains(errs.String(), "sent to the broker") {
+		t.Errorf("it waited for no broker:\n%s", errs)
+	}
 }
 
 // What is stored without its app's settings is named, and left alone.

@@ -86,9 +86,9 @@ func main() {
 	// A reader that goes away must not end the process between a broker's answer and its save. Ignoring the signal
 	// would do, too, but a browser started here would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	ctx := interruptible()
 	stdout := &answer{w: os.Stdout}
 	a := &app{in: os.Stdin, out: stdout, err: printable{os.Stderr}}
+	ctx := a.interruptible()
 	err := a.run(ctx, os.Args[1:])
 	if stdout.err != nil && !errors.Is(err, stdout.err) {
 		err = errors.Join(err, fmt.Errorf("the answer could not be written: %w", stdout.err))
@@ -101,7 +101,7 @@ func main() {
 const settle = 300 * time.Millisecond
 
 // interruptible returns a context that the first signal ends. The second one ends the process.
-func interruptible() context.Context {
+func (a *app) interruptible() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
@@ -117,7 +117,11 @@ func interruptible() context.Context {
 		for len(signals) > 0 {
 			<-signals
 		}
-		fmt.Fprintln(os.Stderr, "brokerauth: waiting for what was sent to the broker, to save it: interrupt again to end at once")
+		what, ok := a.waiting.Load().(string)
+		if !ok {
+			what = "what was sent to the broker, to save it"
+		}
+		fmt.Fprintf(os.Stderr, "brokerauth: waiting for %s: interrupt again to end at once\n", what)
 		for <-signals == syscall.SIGHUP { // which no person sends
 		}
 		os.Exit(130)
@@ -135,7 +139,8 @@ type app struct {
 	broker         string // what the run is about, for errors; empty: none, or several
 	running        bool   // the command line was understood
 
-	last atomic.Value // the kind of the last event that tells what became of a new token
+	last    atomic.Value // the kind of the last event that tells what became of a new token
+	waiting atomic.Value // what an interrupted run waits for, if that is no answer of a broker's
 
 	found *settings // of the profile; nil: nobody has looked for them
 	debug bool      // the settings ask for all that happens

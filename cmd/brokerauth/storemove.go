@@ -33,7 +33,8 @@ func (a *app) storeCommand() *cobra.Command {
 		Long: "Move every login from one store to another, each with its age. What arrived is read back and compared before it is " +
 			"removed where it was. A move that was interrupted goes on when it is run again.\n\n" +
 			"    brokerauth store move keyring sealed+disk:/var/lib/me\n\n" +
-			"Later commands find the logins at the new place. A program that runs has to be told of it.",
+			"Later commands find the logins at the new place, and so does a keep that runs and names no store. Any other program that runs " +
+			"has to be told of it.",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 2 {
 				return errors.New("name two stores: brokerauth store move FROM TO")

@@ -564,6 +564,8 @@ func (c *card) view() cardView {
 	switch {
 	case stored.other:
 		s.Note = "This login is of another app or base URL than the settings name."
+	case stored.fault != nil:
+		s.Note = "The settings of this login's app cannot work, so it can only be looked at: " + forPeople(stored.fault)
 	case unset:
 		s.Note = "The settings of this login's app are not set here, so it can only be looked at."
 	case st.MovedTo != "":
@@ -736,6 +738,9 @@ func (d *dashboard) logIn(ctx context.Context, c *card, req request) (any, error
 				Extra: map[string]string{clientSecret: strings.TrimSpace(req.Secret)}}))
 		})
 	case onlyStored:
+		if p.fault != nil {
+			return nil, p.fault
+		}
 		return nil, fmt.Errorf("%s: the settings of this login's app are not set here", p.key.Provider)
 	default: // the grant is in the settings
 		return d.renew(ctx, c, req)

@@ -525,3 +525,28 @@ func TestServeRefuses(t *testing.T) {
 		s.end()
 	}
 }
+
+// A login whose app's settings cannot work is shown, and what is wrong with them.
+func TestServeWrongSettings(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	p.login()
+	s := p.with("SCHWAB_CALLBACK_URL", "http://127.0.0.1:8182").serve()
+	secret := s.open()
+	next, leave := s.watch(secret)
+	defer leave()
+	for _, c := range next().Cards {
+		if c.Broker != "schwab" || !c.In {
+			continue
+		}
+		wantAll(t, c.Note, "cannot work", "https")
+		code, answer := s.ask("POST", "/login", secret, fmt.Sprintf(`{"id":%q}`, c.ID))
+		if code == http.StatusOK {
+			t.Errorf("a login with settings that cannot work: %s", answer)
+		}
+		wantAll(t, answer, "https")
+		s.end()
+		return
+	}
+	t.Error("the login is not shown")
+}

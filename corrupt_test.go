@@ -84,3 +84,28 @@ func TestUnreadableRecordIsNeverOverwritten(t *testing.T) {
 		})
 	}
 }
+
+// Two who log out of what cannot be read are both out: one of them moves it aside.
+func TestTwoLogOutOfAnUnreadableRecord(t *testing.T) {
+	dir := t.TempDir()
+	store, err := disk.New(dir)
+	must(t, err)
+	b := emulator.Schwab(t)
+	a, _ := loggedIn(t, b, store)
+	defer a.Close()
+	c, _ := session(b, store)
+	defer c.Close()
+	files, err := filepath.Glob(filepath.Join(dir, "schwab*.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	for range 50 {
+		must(t, os.WriteFile(files[0], nil, 0o600))
+		done := make(chan error)
+		go func() { done <- c.Logout(t.Context()) }()
+		err := a.Logout(t.Context())
+		if err := errors.Join(err, <-done); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

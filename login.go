@@ -487,7 +487,7 @@ func (s *Session) delete(ctx context.Context, key Key) (gone bool, err error) {
 	case errors.Is(err, fs.ErrNotExist):
 		raw = nil
 	case errors.Is(err, ErrCorrupt) && ok:
-		if _, asideErr := store.SetAside(ctx, key); asideErr != nil {
+		if _, asideErr := store.SetAside(ctx, key); asideErr != nil && !errors.Is(asideErr, fs.ErrNotExist) {
 			return false, fmt.Errorf("%w, and could not be set aside: %w", err, asideErr)
 		}
 		return false, nil

@@ -40,6 +40,8 @@ type refresh struct {
 	epoch   int
 	machine string
 	claimed time.Time // when the claim may first have been seen
+	lost    []byte    // the record over which a claim was not taken,
+	losses  int       // so many times in a row
 	events  []Event   // told when the flight is over, so that an observer may call back
 }
 
@@ -392,10 +394,17 @@ func (r *refresh) claim(raw []byte, rec *record) ([]byte, *record, error) {
 			return nil, nil, fmt.Errorf("%s: the broker was not asked, because the store cannot save its answer: %w", r.key.Provider, err)
 		}
 	}
-	if !swapped {
-		return nil, nil, nil
+	switch {
+	case swapped:
+		return claimed, mine, nil
+	case !bytes.Equal(r.lost, raw):
+		r.lost, r.losses = raw, 0
+	case r.losses == 5:
+		return nil, nil, fmt.Errorf("%s: the broker was not asked, because the store does not know its own record again: %w",
+			r.key.Provider, ErrUnavailable)
 	}
-	return claimed, mine, nil
+	r.losses++
+	return nil, nil, nil
 }
 
 // ask asks the broker under the claim in mine, and saves what it says. again: the record has changed meanwhile, so that

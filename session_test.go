@@ -637,20 +637,28 @@ func (s *forgetful) CompareAndSwap(ctx context.Context, key brokerauth.Key, old,
 	return s.Store.CompareAndSwap(ctx, key, old, new)
 }
 
-// Whoever logs out there, without a deadline, hears soon that it does not work.
-func TestLogoutOfAForgetfulStore(t *testing.T) {
+// Whoever logs out there or needs a new token hears soon that it does not work.
+func TestForgetfulStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := new(forgetful)
 		s, _ := loggedIn(t, emulator.Schwab(t), store)
 		defer s.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour) // far off
+		defer cancel()
 		before := store.swaps.Load()
 		store.forgets.Store(true)
 		start := time.Now()
-		err := s.Logout(t.Context())
+		err := s.Logout(ctx)
 		if tries, took := store.swaps.Load()-before, time.Since(start); !errors.Is(err, brokerauth.ErrUnavailable) || tries > 20 || took > 5*time.Second {
 			t.Errorf("after %d tries in %v: %v", tries, took, err)
 		}
 		mustToken(t, s)
+		time.Sleep(31 * time.Minute)
+		before, start = store.swaps.Load(), time.Now()
+		_, err = s.Token(ctx)
+		if tries, took := store.swaps.Load()-before, time.Since(start); !errors.Is(err, brokerauth.ErrUnavailable) || tries > 20 || took > 5*time.Second {
+			t.Errorf("a token after %d tries in %v: %v", tries, took, err)
+		}
 		store.forgets.Store(false)
 		must(t, s.Logout(t.Context()))
 	})

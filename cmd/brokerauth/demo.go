@@ -190,8 +190,8 @@ func (d *demo) newSession(p brokerauth.Provider) *brokerauth.Session {
 	return &brokerauth.Session{Provider: p, Store: d.store, Observe: func(brokerauth.Event) {}}
 }
 
-// freePorts returns ports that nobody listens at, and that no system gives meanwhile to whoever asks for any port: those are
-// above 32767.
+// freePorts returns ports that nobody listens at, and that Linux, macOS and Windows do not give meanwhile to whoever asks for
+// any port: those are above 32767, unless set otherwise.
 func freePorts(ctx context.Context, n int) (ports []string, err error) {
 	for tries := 1; len(ports) < n; tries++ {
 		port := strconv.Itoa(20_000 + rand.IntN(12_000))

@@ -480,6 +480,9 @@ func TestSQLErrors(t *testing.T) {
 			for what, err := range map[string]error{"Load": loadErr, "creating": createErr, "swapping": swapErr, "deleting": deleteErr,
 				"Keys": keysErr, "SetAside": asideErr} {
 				checkKind(t, what, err, c.want)
+				if strings.Contains(err.Error(), "unknown") {
+					t.Errorf("%s: %v, though nothing was sent", what, err)
+				}
 			}
 		})
 	}

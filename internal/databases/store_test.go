@@ -189,6 +189,9 @@ func TestHugeRecords(t *testing.T) {
 			if err != nil || !swapped {
 				t.Errorf("CompareAndSwap = %v, %v, want true", swapped, err)
 			}
+			_, err = c.db.Exec("UPDATE brokerauth_logins SET record = " + c.huge + " WHERE name = '.version'")
+			must(t, err)
+			checkKind(t, "Create over such a version", store.Create(t.Context()), brokerauth.ErrCorrupt)
 		})
 	}
 }

@@ -65,9 +65,9 @@ func folder(t testing.TB) string {
 	return dir
 }
 
-// FreePort returns a port of loopback that nobody listens at, that no system gives to whoever asks for any port (those are
-// above 32767), and that until the test's end no other call returns, in whatever process: a UDP socket with its number says
-// that it is spoken for.
+// FreePort returns a port of loopback that nobody listens at, that Linux, macOS and Windows do not give to whoever asks for
+// any port (those are above 32767, unless set otherwise), and that until the test's end no other call returns, in whatever
+// process: a UDP socket with its number says that it is spoken for.
 func FreePort(t testing.TB) string {
 	t.Helper()
 	for tries := 1; ; tries++ {

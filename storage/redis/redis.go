@@ -69,7 +69,7 @@ const (
 )
 
 // swapScript replaces KEYS[1] by ARGV[2] if it is ARGV[1]; empty: none. What was set aside goes with the record: only to
-// delete are there two keys. A Cluster that moves them refuses what names both, until both have arrived.
+// delete are there two keys. A Cluster refuses what names two keys, as long as it moves their slot.
 const swapScript = `
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 if ARGV[2] ~= '' then redis.call('SET', KEYS[1], ARGV[2]) else redis.call('DEL', KEYS[1], KEYS[2]) end

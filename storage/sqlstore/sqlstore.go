@@ -46,8 +46,9 @@
 // A database that cannot be reached, does not answer within ten seconds, shuts down, is read-only for now or has no
 // room is [brokerauth.ErrUnavailable]. One that refuses the user, or what they ask for, is [fs.ErrPermission]. What the
 // database calls damaged is [brokerauth.ErrCorrupt]. Where the connection ended before the answer came, the error of
-// CompareAndSwap says that the outcome is unknown. No error holds the database's address or what a driver says on its
-// own account, as that may hold the password: db.PingContext tells more.
+// CompareAndSwap says that the outcome is unknown, as a change is sent once. With a driver that does not look whether a
+// pooled connection has ended, such as lib/pq, that is what changes may meet after a restart of the server. No error holds
+// the database's address or what a driver says on its own account, as that may hold the password: db.PingContext tells more.
 package sqlstore
 
 import (
@@ -293,14 +294,20 @@ func (s *Store) exec(ctx context.Context, statement string, args ...any) (change
 // one again where the driver calls the first bad, which some do when an answer is lost: a swap that was done would then be
 // reported as not done.
 func (s *Store) change(ctx context.Context, statement func(ctx context.Context, c *sql.Conn) error) error {
-	return s.try(ctx, writes, func(ctx context.Context) error {
+	sent := false
+	err := s.try(ctx, writes, func(ctx context.Context) error {
 		c, err := s.db.Conn(ctx)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
+		sent = true
 		return statement(ctx, c)
 	})
+	if e := (*fault)(nil); !sent && errors.As(err, &e) {
+		e.unknown = false
+	}
+	return err
 }
 
 // What a statement does, as far as trying again goes.

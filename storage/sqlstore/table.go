@@ -96,7 +96,7 @@ func (s *Store) migrate(ctx context.Context) error {
 
 // version is that of the table, and 0 if it is empty.
 func (s *Store) version(ctx context.Context) (version int, err error) {
-	var size int64
+	found := false
 	var record []byte
 	err = s.try(ctx, reads, func(ctx context.Context) error {
 		rows, err := s.db.QueryContext(ctx, s.sql(load), maxRecord, versionRow)
@@ -105,13 +105,14 @@ func (s *Store) version(ctx context.Context) (version int, err error) {
 		}
 		defer rows.Close()
 		for rows.Next() {
-			if err := rows.Scan(&size, &record); err != nil {
+			if err := rows.Scan(new(any), &record); err != nil {
 				return err
 			}
+			found = true
 		}
 		return rows.Err()
 	})
-	if err != nil || record == nil {
+	if err != nil || !found {
 		return 0, err
 	}
 	if version, err = strconv.Atoi(string(record)); err != nil || version < 1 {

@@ -67,18 +67,28 @@ func (a *app) exportCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		written := false
 		hand := func(t *brokerauth.Token) error {
 			data, err := write(s.Provider.Info(), t)
 			if err == nil {
 				_, err = a.out.Write(data)
 			}
 			if err == nil {
+				written = true
 				err = settled()
 			}
 			return err
 		}
+		// ended closes s. Nothing takes back what is in a pipe, so whoever interrupts the wait for its reader must know.
+		ended := func(err error) error {
+			if err = closed(s, err); written && errors.Is(err, context.Canceled) {
+				err = errors.Join(err, fmt.Errorf("%s: the login stays here, and whoever reads the pipe has it, too: if somebody does, "+
+					"delete one of the two, since whoever refreshes it ends it for the other", b.name))
+			}
+			return err
+		}
 		if move {
-			if err := closed(s, s.Move(ctx, "whoever read the output of brokerauth export", hand)); err != nil {
+			if err := ended(s.Move(ctx, "whoever read the output of brokerauth export", hand)); err != nil {
 				return err
 			}
 			fmt.Fprintf(a.err, "brokerauth: %s's login has ended here: if it never arrived, log in again: run: %s\n", b.name, a.remedy())
@@ -90,7 +100,7 @@ func (a *app) exportCommand() *cobra.Command {
 				err = fmt.Errorf("%s: the login was not written: %w", b.name, err)
 			}
 		}
-		if err := closed(s, err); err != nil {
+		if err := ended(err); err != nil {
 			return err
 		}
 		fmt.Fprintf(a.err, "brokerauth: warning: %s's login is in two places now, and whoever refreshes it ends it for the other: delete one\n", b.name)

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// taken waits until all that was written to a pipe has been read, for as long as a login may take to be handed over. It is
-// an error that whoever should have read it has ended.
+// taken waits until all that was written to a pipe has been read, but for 15 seconds at the most: the claim that keeps others
+// from refreshing the login meanwhile is void after 25. It is an error that whoever should have read it has ended.
 func taken(ctx context.Context, pipe *os.File) error {
 	fd := int(pipe.Fd())
 	for began := time.Now(); time.Since(began) < 15*time.Second; {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"os"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -45,6 +47,44 @@ func TestMoveToNowhere(t *testing.T) {
 		wantAll(t, sent.errors, "the login stays here")
 		wantAll(t, taken.errors, "--store disk", "no keyring can be reached")
 		p.must(0, "status", "schwab")
+		p.must(0, "refresh", "schwab")
+	}
+}
+
+// Nothing takes back what is in a pipe already: whoever interrupts the wait for its reader is told where the login is.
+func TestMoveInterrupted(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{})
+	p.login()
+	for _, how := range []string{"--move", "--copy"} {
+		args := []string{"export", "schwab", how}
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		var said bytes.Buffer
+		cmd := p.command(args...)
+		cmd.Stdout, cmd.Stderr = w, &said
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		until(t, "the login is in the pipe", func() bool {
+			n, err := unix.IoctlGetUint32(int(r.Fd()), unix.TIOCINQ)
+			return err == nil && n > 0
+		})
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		sent := p.ended(cmd.Wait(), args, new(bytes.Buffer), &said)
+		if sent.code != 130 {
+			t.Errorf("%s: exit code %d, want 130", how, sent.code)
+		}
+		wantAll(t, sent.errors, "interrupted; schwab: the login stays here, and whoever reads the pipe has it, too: ")
+		if got, err := io.ReadAll(r); err != nil || len(got) == 0 {
+			t.Errorf("%s: the reader gets %d bytes, %v", how, len(got), err)
+		}
 		p.must(0, "refresh", "schwab")
 	}
 }

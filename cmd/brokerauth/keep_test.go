@@ -242,7 +242,38 @@ func TestKeepMoved(t *testing.T) {
 	}
 }
 
-// What comes back is told of as at first, and so is what fails once more.
+// A login that two stores have is kept in the one that it went to last, as all commands take it from there.
+func TestKeepInTwoStores(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{AccessTTL: 2 * time.Second}).with("BROKERAUTH_STORE", "", "DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent/bus")
+	dirs := []string{filepath.Join(p.dir, "a"), filepath.Join(p.dir, "b")}
+	for i, profile := range []string{"one", "two"} {
+		p.login("--profile", profile, "--store", "disk:"+dirs[1-i])
+		p.login("--profile", profile, "--store", "disk:"+dirs[i])
+	}
+	records := func(dir, profile string) string {
+		t.Helper()
+		files, err := filepath.Glob(filepath.Join(dir, "schwab.*."+profile+".json"))
+		if err != nil || len(files) != 1 {
+			t.Fatalf("%s has %q of %s, %v", dir, files, profile, err)
+		}
+		text, err := os.ReadFile(files[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	idle := records(dirs[1], "one") + records(dirs[0], "two")
+	first := []string{records(dirs[0], "one"), records(dirs[1], "two")}
+	_, _, stop := p.keep()
+	until(t, "it renews both", func() bool { return records(dirs[0], "one") != first[0] && records(dirs[1], "two") != first[1] })
+	stop()
+	if records(dirs[1], "one")+records(dirs[0], "two") != idle {
+		t.Error("it keeps a login in the store that it did not go to last")
+	}
+}
+
+// What comes back is told of as at first.
 func TestKeepAgain(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, emulator.Config{AccessTTL: 2 * time.Second})
@@ -268,6 +299,26 @@ func TestKeepAgain(t *testing.T) {
 			until(t, "it says again: "+step.says, func() bool { return strings.Count(step.on.String(), step.says) == n })
 			step.then()
 		}
+	}
+	stop()
+}
+
+// That a login has ended is told once more when it comes back as it was.
+func TestKeepEndedAgain(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{AccessTTL: 2 * time.Second})
+	here, away := "disk:"+filepath.Join(p.dir, "here"), "disk:"+filepath.Join(p.dir, "away")
+	p.login("--store", here)
+	p.broker.RevokeLogins()
+	p.login("--profile", "alive", "--store", here) // which is missed at once: its next renewal fails
+	out, _, stop := p.keep("--store", here)
+	for n := 1; n <= 2; n++ {
+		for _, says := range []string{"schwab: the login has ended: run: ", "alive: kept"} {
+			until(t, "it says again: "+says, func() bool { return strings.Count(out.String(), says) == n })
+		}
+		p.must(0, "store", "move", here, away)
+		until(t, "it lets go of the login", func() bool { return strings.Count(out.String(), "schwab: logged out or moved") == n })
+		p.must(0, "store", "move", away, here)
 	}
 	stop()
 }

@@ -112,7 +112,8 @@ func isDatabaseName(name string) bool {
 var errPlain = errors.New("no sslmode")
 
 // plain reports whether a host that others may stand in for would be talked to without TLS by the driver's default, which
-// is sslmode=prefer: whatever is stated is the user's choice.
+// is sslmode=prefer: whatever is stated is the user's choice. Where a service file states it, the driver's outcome tells: the
+// default has TLS for some host, and sslmode=disable for none.
 func plain(config *pgx.ConnConfig, address string) bool {
 	mode := os.Getenv("PGSSLMODE")
 	if u, err := url.Parse(address); err == nil {
@@ -121,7 +122,8 @@ func plain(config *pgx.ConnConfig, address string) bool {
 		}
 	}
 	hosts := append([]*pgconn.FallbackConfig{{Host: config.Host, Port: config.Port, TLSConfig: config.TLSConfig}}, config.Fallbacks...)
-	return mode == "" && slices.ContainsFunc(hosts, func(h *pgconn.FallbackConfig) bool {
+	encrypts := func(h *pgconn.FallbackConfig) bool { return h.TLSConfig != nil }
+	return mode == "" && slices.ContainsFunc(hosts, encrypts) && slices.ContainsFunc(hosts, func(h *pgconn.FallbackConfig) bool {
 		network, _ := pgconn.NetworkAddress(h.Host, h.Port)
 		return h.TLSConfig == nil && network != "unix" && !strings.EqualFold(h.Host, "localhost") && !net.ParseIP(h.Host).IsLoopback()
 	})

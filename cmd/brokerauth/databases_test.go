@@ -154,6 +154,16 @@ func TestPlainPostgreSQL(t *testing.T) {
 	check(true, append(afar, near...)...)
 	check(false, "postgres://u@db.example/l?sslmode=")
 	t.Setenv("PGSSLMODE", "")
+	services := filepath.Join(t.TempDir(), "services")
+	if err := os.WriteFile(services, []byte("[plain]\nhost=db.example\nsslmode=disable\n[safe]\nhost=db.example\nsslmode=verify-full\n[silent]\nhost=db.example\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PGSERVICEFILE", services)
+	check(true, "postgres:///l?service=plain", "postgres:///l?service=safe")
+	check(false, "postgres:///l?service=silent", "postgres:///l?service=plain&sslmode=")
+	t.Setenv("PGSERVICE", "plain")
+	check(true, "postgres:///l")
+	t.Setenv("PGSERVICE", "")
 	t.Setenv("PGHOST", "db.example")
 	check(false, "postgres:///l")
 

@@ -148,18 +148,24 @@ func shown(name string) string {
 	if scheme == "sqlite" {
 		u.RawQuery = ""
 	}
-	query := u.Query()
-	cut := slices.ContainsFunc(strings.Split(u.RawQuery, "&"), func(part string) bool { return part != "" && strings.Index(part, "=") < 1 })
-	for key := range query {
-		if lower := strings.ToLower(key); strings.Contains(lower, "pass") || strings.Contains(lower, "secret") || strings.Contains(lower, "token") {
-			if cut { // by an & of the password's own, perhaps
-				return scheme + hidden
-			}
-			query.Del(key)
-			u.RawQuery = query.Encode()
+	parts := strings.Split(u.RawQuery, "&")
+	if at := slices.IndexFunc(parts, isSecret); at >= 0 {
+		if slices.ContainsFunc(parts, func(part string) bool { return part != "" && strings.Index(part, "=") < 1 }) {
+			return scheme + hidden // an & of the password's own has cut it in two, perhaps
 		}
+		u.RawQuery = strings.Join(parts[:at], "&") // what looks like a parameter behind it may be the rest of it
 	}
 	return u.String()
+}
+
+// isSecret reports whether a part of an address's query gives a password or the like.
+func isSecret(part string) bool {
+	key, _, _ := strings.Cut(part, "=")
+	if plain, err := url.QueryUnescape(key); err == nil {
+		key = plain
+	}
+	key = strings.ToLower(key)
+	return strings.Contains(key, "pass") || strings.Contains(key, "secret") || strings.Contains(key, "token")
 }
 
 // isScheme reports whether s may stand before "://".
@@ -432,14 +438,15 @@ func outOfReach(err error, name, todo string) error {
 	return err
 }
 
-// about says whose login err is about, if it does not yet. That no keyring is here is told without what it was wanted for.
+// about says whose login err is about, if it does not yet. That no keyring is here is told without what it was wanted for,
+// but not without another error that is joined to it.
 func about(who string, err error) error {
-	if e, ok := errors.AsType[unreachable](err); ok && e.noKeyring() {
-		e.who = who
-		return e
-	}
 	if who == "" || strings.HasPrefix(err.Error(), who+":") {
 		return err
+	}
+	if e, ok := errors.AsType[unreachable](err); ok && e.noKeyring() && !strings.Contains(err.Error(), "\n") {
+		e.who = who
+		return e
 	}
 	return fmt.Errorf("%s: %w", who, err)
 }

@@ -533,9 +533,13 @@ func TestShownStore(t *testing.T) {
 		"disk:/a/b":                  "disk:/a/b",
 		"sealed+disk:/a":             "sealed+disk:/a",
 		"postgres://u:S3cr3t@h:1/db": "postgres://u@h:1/db",
-		"postgres://h/db?password=S3cr3t&sslmode=require": "postgres://h/db?sslmode=require",
-		"redis://:S3cr3t@h/0":                             "redis://h/0",
-		"redis://u:S3cr%zz3t@h":                           "redis://…",
+		"redis://:S3cr3t@h/0":        "redis://h/0",
+		"redis://u:S3cr%zz3t@h":      "redis://…",
+		// Behind a password there may be the rest of it.
+		"postgres://h/db?sslmode=require&password=S3cr3t":    "postgres://h/db?sslmode=require",
+		"postgres://h/db?password=abc&S3cr3t=x&user=u":       "postgres://h/db",
+		"postgres://h/db?user=u&p%61ssword=abc&b=S3cr3t&a=x": "postgres://h/db?user=u",
+		"sealed+redis://h/0?db=1&sentinel_password=a&S3=cr":  "sealed+redis://h/0?db=1",
 		// Without the escapes that it needs a password is read as something else.
 		"postgres://u@h/db?password=100%S3cr3t":                "postgres://…",
 		"postgres://u@h/db?sslmode=require;password=S3cr3t":    "postgres://…",
@@ -585,6 +589,21 @@ func TestShownStore(t *testing.T) {
 		}}}}
 		if store, err := new(app).openNamed(t.Context(), s, name); err == nil || strings.Contains(err.Error()+store.lasting, "S3cr3t") {
 			t.Errorf("%s was opened as %q: %v", name, store.lasting, err)
+		}
+	}
+}
+
+// A store is named by what is shown of it, and by nothing with a password of its own.
+func TestNamedAsShown(t *testing.T) {
+	t.Parallel()
+	const set = "postgres://h/db?sslmode=require&password=abc&S3=cr3t"
+	s := &settings{sources: []source{{"a test", func(setting string) string { return map[string]string{"BROKERAUTH_STORE": set}[setting] }}}}
+	if got, err := s.address(shown(set)); err != nil || got != set {
+		t.Errorf("%q, %v", got, err)
+	}
+	for _, typed := range []string{"postgres://other/db?password=abc", "postgres://other/db?a=1&password=abc&S3=cr3t", "postgres://u:abc@other/db"} {
+		if got, err := s.address(typed); !isUsage(err) || strings.Contains(err.Error(), "abc") || strings.Contains(err.Error(), "cr3t") {
+			t.Errorf("%q, %v", got, err)
 		}
 	}
 }

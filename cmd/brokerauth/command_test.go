@@ -822,6 +822,40 @@ func TestDemo(t *testing.T) {
 	}
 }
 
+// That no keyring is here hides nothing else that went wrong, nor whose login it was wanted for.
+func TestAbout(t *testing.T) {
+	t.Parallel()
+	absent := unreachable{error: fmt.Errorf("keyring: %w", errors.ErrUnsupported), name: "keyring"}
+	for _, c := range []struct {
+		who  string
+		err  error
+		want string
+	}{
+		{"schwab", fmt.Errorf("it stays in disk: %w", absent), "schwab: " + noNamedKeyring},
+		{"", about("schwab", absent), "schwab: " + noNamedKeyring},
+		{"schwab", errors.Join(absent, errors.New("the disk is full")), "schwab: " + noNamedKeyring + "; the disk is full"},
+	} {
+		if got := forPeople(about(c.who, c.err)); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+}
+
+// A provider's advice is completed for its own broker, once.
+func TestInFull(t *testing.T) {
+	t.Parallel()
+	a := &app{broker: "tastytrade", profile: "bob"}
+	const bare, full = "run: brokerauth login tastytrade", "run: brokerauth login tastytrade --profile bob"
+	for text, want := range map[string]string{
+		bare: full, bare + "; see x": full + "; see x", bare + ": or " + bare: full + ": or " + full,
+		full: full, bare + "-sandbox": bare + "-sandbox", "run: brokerauth login schwab": "run: brokerauth login schwab",
+	} {
+		if got := a.inFull(text); got != want {
+			t.Errorf("%q becomes %q, want %q", text, got, want)
+		}
+	}
+}
+
 // What programs alone find in an error is not told to people, nor taken for a part of a command line to run.
 func TestForPeople(t *testing.T) {
 	t.Parallel()

@@ -330,14 +330,18 @@ func (a *app) inFull(text string) string {
 	if a.broker == "" {
 		return text
 	}
-	bare := regexp.MustCompile(`run: brokerauth login ` + regexp.QuoteMeta(a.broker) + `( --|-|\w)?`)
-	return bare.ReplaceAllStringFunc(text, func(found string) string {
-		if !strings.HasSuffix(found, a.broker) {
+	return loginAdvice.ReplaceAllStringFunc(text, func(found string) string {
+		if found != "run: brokerauth login "+a.broker {
 			return found // another broker, or told in full
 		}
 		return "run: " + a.remedy()
 	})
 }
+
+var (
+	loginAdvice = regexp.MustCompile(`run: brokerauth login [\w-]+( --)?`)
+	chmodAdvice = regexp.MustCompile(`(: run: chmod \d+ "[^"]*"): permission denied`)
+)
 
 // forPeople is an error on one line, without what it has for programs alone: the names of packages, and the sentinels that
 // end it after the words which say the same.
@@ -353,7 +357,7 @@ func forPeople(err error) string {
 		text = strings.TrimSuffix(text, ": "+sentinel.Error())
 	}
 	// Behind a command line to run, a person might take it for a part of that.
-	return regexp.MustCompile(`(: run: chmod \d+ "[^"]*"): permission denied`).ReplaceAllString(text, "$1")
+	return chmodAdvice.ReplaceAllString(text, "$1")
 }
 
 // remedy is the command line that logs in.

@@ -356,7 +356,11 @@ func TestKeyStoreFails(t *testing.T) {
 		_, err := open(t, new(memory.Store), sealed.KeptIn(failing{nil, kind})).CompareAndSwap(t.Context(), key, nil, []byte("x"))
 		checkKind(t, "a first run", err, kind)
 	}
-	mustRefuse(t, open(t, inner, sealed.KeptIn(failing{nil, brokerauth.ErrCorrupt})), inner, key, brokerauth.ErrRejected)
+	damaged := open(t, inner, sealed.KeptIn(failing{nil, brokerauth.ErrCorrupt}))
+	mustRefuse(t, damaged, inner, key, brokerauth.ErrRejected)
+	if _, err := damaged.Load(t.Context(), key); !strings.Contains(err.Error(), "backup") || !strings.Contains(err.Error(), "log in again") {
+		t.Errorf("it does not say what to do: %v", err)
+	}
 
 	// A keyring that was locked when it was first asked serves once it is not.
 	switched := &switching{failing{nil, brokerauth.ErrUnavailable}}

@@ -120,7 +120,8 @@ func KeptIn(store brokerauth.Store) *Secret {
 // keptError says what kept a key from being read. It is never ErrCorrupt: no login is damaged, and none must be set aside.
 func keptError(err error) error {
 	if errors.Is(err, brokerauth.ErrCorrupt) {
-		return fmt.Errorf("the key that is kept elsewhere is damaged: restore it from a backup: %w (%v)", brokerauth.ErrRejected, err)
+		return fmt.Errorf("the key that is kept elsewhere is damaged: restore it from a backup, or, if there is none, delete it and all "+
+			"data keys and logins that were sealed with it, and log in again: %w (%v)", brokerauth.ErrRejected, err)
 	}
 	return fmt.Errorf("the key that is kept elsewhere: %w", err)
 }

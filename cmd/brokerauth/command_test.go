@@ -832,6 +832,7 @@ func TestAbout(t *testing.T) {
 		want string
 	}{
 		{"schwab", fmt.Errorf("it stays in disk: %w", absent), "schwab: " + noNamedKeyring},
+		{"schwab", fmt.Errorf("schwab: loading the login: %w", absent), "schwab: " + noNamedKeyring},
 		{"", about("schwab", absent), "schwab: " + noNamedKeyring},
 		{"schwab", errors.Join(absent, errors.New("the disk is full")), "schwab: " + noNamedKeyring + "; the disk is full"},
 	} {

@@ -49,7 +49,7 @@ func (a *app) exportCommand() *cobra.Command {
 		write := porting.Export
 		switch {
 		case move == duplicate:
-			return usageError{errors.New("choose --move or --copy: a login must have one home, so --move is right unless you know better")}
+			return usageError{errors.New("choose --move, or --copy and log out here once it has arrived: a login must have one home")}
 		case format == "schwab-py" && b.name != "schwab":
 			return usageError{fmt.Errorf("schwab-py has no logins at %s: leave --format out", b.name)}
 		case format == "schwab-py":

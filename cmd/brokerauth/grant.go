@@ -137,7 +137,7 @@ func (a *app) loginGrant(ctx context.Context, b broker, unless bool) error {
 		return err
 	}
 	if store.name == "memory" {
-		return lost(b, store)
+		return lost(b.name, store)
 	}
 	secret, grant := b.settings[0].name, b.settings[1].name
 	isSet := values[secret] != "" || values[grant] != ""

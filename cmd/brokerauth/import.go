@@ -210,7 +210,7 @@ func (a *app) importableByAny(ctx context.Context, s *settings) error {
 		return err
 	}
 	if store.name == "memory" {
-		return lost(broker{name: "import"}, store)
+		return lost("import", store)
 	}
 	named, err := a.nameOf(s)
 	if err != nil {
@@ -252,7 +252,7 @@ func (a *app) importer(ctx context.Context, s *settings, b broker) (*brokerauth.
 	}
 	a.tell(s)
 	if err == nil && store.name == "memory" {
-		err = lost(b, store)
+		err = lost(b.name, store)
 	}
 	if err != nil {
 		return nil, store, err

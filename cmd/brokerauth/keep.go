@@ -148,6 +148,7 @@ func (k *keeping) scan(ctx context.Context, told io.Writer) error {
 	for _, s := range sessions {
 		st, err := s.Status(ctx)
 		switch _, known := faults[s.store.name]; {
+		case isUnreachable(err) && mints(s.Provider): // a grant in the settings may be stored nowhere: the Keeper tells
 		case !errors.Is(err, brokerauth.ErrRejected) && !isUnreachable(err):
 			faults[s.store.name] = nil // what is wrong with one record the Keeper tells
 		case !known:
@@ -170,7 +171,10 @@ func (k *keeping) scan(ctx context.Context, told io.Writer) error {
 		}
 	}
 	// A secret that is wrong opens no login, and a store that can be listed may be out of reach.
-	if err := errors.Join(slices.Collect(maps.Values(faults))...); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(faults)) {
+		err = errors.Join(err, faults[name])
+	}
+	if err != nil {
 		return err
 	}
 	for _, key := range sorted(found) {

@@ -24,12 +24,12 @@ import (
 	"github.com/brokerauth/brokerauth/internal/child"
 )
 
-// until waits for something that another process does.
+// until waits for something that another process does, keep's next scan among them.
 func until(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !done(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("after a minute still not: %s", what)
+			t.Fatalf("after two minutes still not: %s", what)
 		}
 	}
 }

@@ -46,7 +46,7 @@ func (a *app) open(ctx context.Context, b broker, prompt *prompt) (s *brokerauth
 		return nil, store, nil, err
 	}
 	if store.name == "memory" && !mints(p) {
-		return nil, store, nil, lost(b, store)
+		return nil, store, nil, lost(b.name, store)
 	}
 	if store.why != "" {
 		fmt.Fprintf(a.err, "brokerauth: %s, so the token is forgotten when this command ends\n", store.why)
@@ -77,13 +77,13 @@ func (a *app) ended(ctx context.Context, b broker) error {
 }
 
 // lost says that a store which ends with this command is none for b's login.
-func lost(b broker, store keptStore) error {
+func lost(who string, store keptStore) error {
 	if store.why != "" {
 		return usageError{fmt.Errorf("%s: %s, so nothing is written to a disk, and a login would end with this command: "+
-			"unset that, or name a store by --store", b.name, store.why)}
+			"unset that, or name a store by --store", who, store.why)}
 	}
 	return usageError{fmt.Errorf("%s: the store memory ends with this command, and the login would be lost: "+
-		"leave --store out, or name another", b.name)}
+		"leave --store out, or name another", who)}
 }
 
 // tell says what a person should know of where settings came from.

@@ -117,14 +117,13 @@ func (a *app) statusCommand() *cobra.Command {
 			counted++
 			if err == nil {
 				err = due(name, st, time.Duration(within))
+			} else if len(args) == 0 {
+				err = about(a.who(st.Key), err)
 			}
 			if k, ok := s.Provider.(keptGrant); ok && err != nil && !st.LoggedIn && st.MovedTo == "" && st.KeptAs == "" {
 				err = k.missing()
 			}
 			if err != nil {
-				if len(args) == 0 {
-					err = about(a.who(st.Key), err)
-				}
 				one := *a
 				one.broker, one.profile = st.Key.Provider, st.Key.Profile
 				if isStored && st.KeptAs != "" {

@@ -441,12 +441,15 @@ func outOfReach(err error, name, todo string) error {
 // about says whose login err is about, if it does not yet. That no keyring is here is told without what it was wanted for,
 // but not without another error that is joined to it.
 func about(who string, err error) error {
-	if who == "" || strings.HasPrefix(err.Error(), who+":") {
+	if who == "" {
 		return err
 	}
 	if e, ok := errors.AsType[unreachable](err); ok && e.noKeyring() && !strings.Contains(err.Error(), "\n") {
 		e.who = who
 		return e
+	}
+	if strings.HasPrefix(err.Error(), who+":") {
+		return err
 	}
 	return fmt.Errorf("%s: %w", who, err)
 }

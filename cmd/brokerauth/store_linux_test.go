@@ -140,6 +140,17 @@ func TestStatusNamesBroker(t *testing.T) {
 	}
 }
 
+// A grant in the settings that nobody has stored keeps no other login from being kept.
+func TestKeepBesideAGrant(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, emulator.Config{}).at("tastytrade", emulator.Config{}).with("BROKERAUTH_STORE", "", "DBUS_SESSION_BUS_ADDRESS", noBus)
+	p.login("--store", "disk")
+	out, errs, stop := p.keep()
+	until(t, "schwab is kept", func() bool { return strings.Contains(out.String(), "schwab: kept") })
+	until(t, "tastytrade's store is asked for", func() bool { return strings.Contains(errs.String(), "name a store") })
+	stop()
+}
+
 // With a keyring it is the default; a login in it is found where it is in reach, and named where it is not.
 func TestKeyringStore(t *testing.T) {
 	p := newPlace(t, emulator.Config{}).withKeyring()

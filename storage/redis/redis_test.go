@@ -150,7 +150,7 @@ func TestClusterMovesASlot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	do(from, "MIGRATE", host, port, name, 0, 5000)
+	do(from, "MIGRATE", host, port, name, 0, 60000)
 	mustSwap(t, store, "two", "three")
 	if got, err := store.Load(t.Context(), key); err != nil || string(got) != "three" {
 		t.Errorf("Load = %q, %v", got, err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"os/exec"
 	"syscall"
 	"testing"
 
@@ -11,6 +12,27 @@ import (
 
 	"github.com/brokerauth/brokerauth/conformance/emulator"
 )
+
+// piped starts an export whose pipe nobody reads yet, and waits until the login is in there.
+func (p *place) piped(args ...string) (cmd *exec.Cmd, r *os.File, said *bytes.Buffer) {
+	p.t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { r.Close() })
+	cmd, said = p.command(args...), new(bytes.Buffer)
+	cmd.Stdout, cmd.Stderr = w, said
+	if err := cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	w.Close()
+	until(p.t, "the login is in the pipe", func() bool {
+		n, err := unix.IoctlGetUint32(int(r.Fd()), unix.TIOCINQ)
+		return err == nil && n > 0
+	})
+	return cmd, r, said
+}
 
 // A login that the other end of the pipe cannot keep stays where it was, although a pipe takes what nobody reads.
 func TestMoveToNowhere(t *testing.T) {
@@ -20,27 +42,13 @@ func TestMoveToNowhere(t *testing.T) {
 	export := []string{"export", "schwab", "--move"}
 	for _, args := range [][]string{{"import", "-"}, {"import", "-", "--broker", "schwab"}} {
 		server := p.elsewhere().with("BROKERAUTH_STORE", "", "DBUS_SESSION_BUS_ADDRESS", noBus)
-		r, w, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		var said bytes.Buffer
-		cmd := p.command(export...)
-		cmd.Stdout, cmd.Stderr = w, &said
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		w.Close()
-		until(t, "the login is in the pipe", func() bool {
-			n, err := unix.IoctlGetUint32(int(r.Fd()), unix.TIOCINQ)
-			return err == nil && n > 0
-		})
+		cmd, r, said := p.piped(export...)
 		var out, errs bytes.Buffer
 		take := server.command(args...)
 		take.Stdin, take.Stdout, take.Stderr = r, &out, &errs
 		taken := server.ended(take.Run(), args, &out, &errs)
-		r.Close()
-		sent := p.ended(cmd.Wait(), export, new(bytes.Buffer), &said)
+		r.Close() // else the pipe would still have a reader
+		sent := p.ended(cmd.Wait(), export, new(bytes.Buffer), said)
 		if sent.code != 1 || taken.code != 1 {
 			t.Errorf("%q: export ends with %d, import with %d", args, sent.code, taken.code)
 		}
@@ -58,26 +66,11 @@ func TestMoveInterrupted(t *testing.T) {
 	p.login()
 	for _, how := range []string{"--move", "--copy"} {
 		args := []string{"export", "schwab", how}
-		r, w, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Close()
-		var said bytes.Buffer
-		cmd := p.command(args...)
-		cmd.Stdout, cmd.Stderr = w, &said
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		w.Close()
-		until(t, "the login is in the pipe", func() bool {
-			n, err := unix.IoctlGetUint32(int(r.Fd()), unix.TIOCINQ)
-			return err == nil && n > 0
-		})
+		cmd, r, said := p.piped(args...)
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
-		sent := p.ended(cmd.Wait(), args, new(bytes.Buffer), &said)
+		sent := p.ended(cmd.Wait(), args, new(bytes.Buffer), said)
 		if sent.code != 130 {
 			t.Errorf("%s: exit code %d, want 130", how, sent.code)
 		}
